@@ -41,8 +41,8 @@ class Measurement:
     """Times of a case, the same on every rank.
 
     seconds        of each iteration, [iterations]
-    cores_busy_s   seconds that this machine's cores worked during the iterations
-    cores_s        seconds that they had in all
+    cores_busy_s   core seconds that were used on this machine during the iterations
+    cores_s        core seconds that were available on it
     """
 
     seconds: Floats

@@ -159,7 +159,7 @@ def _group(comm: Comm, ranks: tuple[int, ...], number: int, groups: Groups) -> C
     key = (ranks, number)
     if key not in groups:
         has_all_ranks = ranks == tuple(range(comm.world_size))
-        groups[key] = comm.beside(f"connections {number}") if has_all_ranks and number else comm.part(ranks)
+        groups[key] = comm.separate_group(f"connections {number}") if has_all_ranks and number else comm.subgroup(ranks)
     return groups[key]
 
 

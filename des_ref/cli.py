@@ -37,12 +37,12 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see --help")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        found, rest = super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
         outputs = Outputs()
         for action in self._actions:
-            if action.type is output_file and (file := getattr(found, action.dest)) is not None:
+            if action.type is output_file and (file := getattr(parsed, action.dest)) is not None:
                 outputs.add("/".join(action.option_strings), file)
-        return found, rest
+        return parsed, rest
 
 
 def add_allow_code(parser: argparse.ArgumentParser) -> None:

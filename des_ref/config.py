@@ -235,8 +235,7 @@ class Settings(_Strict):
         return torch.float64 if self.dtype == "float64" else torch.float32
 
     def folder(self, log: Path | None) -> Path:
-        """Where a run writes files that nothing asks for: beside its checkpoints, else its log, else in the current
-        folder."""
+        """The folder of files that no option names: that of the checkpoints, else of the log, else the current one."""
         return Path(self.checkpoint.folder or (log.parent if log is not None else "."))
 
     @property

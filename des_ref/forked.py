@@ -14,7 +14,7 @@ import torch
 
 
 def forking_context(*modules: str, first: Sequence[str] = ()) -> ForkServerContext:
-    """The context of processes that find `modules` imported, those of `first` before torch.
+    """A multiprocessing context whose processes start with `modules` imported, those of `first` before torch.
 
     The first call in a program determines the modules.
     """

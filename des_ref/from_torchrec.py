@@ -48,12 +48,12 @@ def load_factory(text: str) -> Callable[[], nn.Module]:
         raise UsageError(f"{text!r}: write MODULE:FACTORY, such as mypackage.models:make_dlrm")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        factory = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise UsageError(f"{module} cannot be imported: {error}") from None
-    if not callable(found):
+    if not callable(factory):
         raise UsageError(f"{module} has no function {name!r}")
-    return found  # type: ignore[no-any-return]
+    return factory  # type: ignore[no-any-return]
 
 
 def tables_of(module: nn.Module) -> list[Table]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def sent_frames() -> int | None:
-    """Bytes of Ethernet frames sent through gloo's interface since it is up; None where no shaper counts them."""
+    """Bytes of Ethernet frames sent through gloo's interface since it came up; None where no shaper counts them."""
     device = os.environ.get("GLOO_SOCKET_IFNAME")
     if device is None:
         return None
@@ -29,7 +29,7 @@ def sent_frames() -> int | None:
 
 
 def core_seconds() -> tuple[float, float]:
-    """Seconds since boot for which this machine's cores were busy, and seconds they had in all; zeros if not known."""
+    """Core seconds of this machine since boot: those that were busy, and all; zeros if not known."""
     try:
         ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):

@@ -9,8 +9,7 @@ from numpy.typing import ArrayLike
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the ROC curve: the probability that a positive scores above a negative; ties count half.
 
-    Computed as Mann-Whitney's U from average ranks. Raises ValueError when a class is missing, because then it is
-    undefined.
+    Computed as Mann-Whitney's U from average ranks. Raises ValueError when a class is missing: AUC is undefined then.
     """
     score = np.asarray(scores, dtype=np.float64)
     label = np.asarray(labels) > 0.5

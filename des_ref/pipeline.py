@@ -5,8 +5,8 @@
 
 The other thread does what needs the samples only: it reads them and runs `Strategy.send`, which covers every op of
 Phase.INPUT (ids to the owners of their rows, labels). Rows are looked up in their own step, after the update of the
-step before, so training is bit-identical to training without the pipeline. A step ends when both threads are done: the
-next one starts with its ids at hand, and a step takes the longer of the two times.
+step before, so training is bit-identical to training without the pipeline. A step ends when both threads are done, so
+it takes the longer of the two times, and the ids of the next step have already been sent.
 
 The other thread has its own process group, because collectives of one group run in the order in which they are issued.
 
@@ -35,9 +35,9 @@ from typing import Any
 
 import torch
 
+from des_ref.async_device import is_asynchronous
 from des_ref.comm import Comm
 from des_ref.data.batch import Batch, Source
-from des_ref.queued import is_queued
 from des_ref.strategies.base import Lane, StepResult, Strategy
 from dessim.trace.schema import PREFETCH
 
@@ -71,9 +71,9 @@ class _Ready:
 class Pipeline:
     """Trains on `batches`. If they never end, the last step sends a batch that is not trained on.
 
-    `lane` is that of the other thread, with its own process group (`Lane(comm.beside(PREFETCH))`); without one, a step
-    reads, sends and trains in sequence. `watch_first` is entered around sending the first batch. `ahead_s` counts the
-    CPU seconds of the other thread.
+    `lane` is that of the other thread, with its own process group (`Lane(comm.separate_group(PREFETCH))`); without one,
+    a step reads, sends and trains in sequence. `watch_first` is entered around sending the first batch. `ahead_s`
+    counts the CPU seconds of the other thread.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Pipeline:
         self._batches = batches
         self.lane = lane
         self.ahead_s = 0.0
-        self._issues_here = lane is not None and is_queued(comm.device)
+        self._issues_here = lane is not None and is_asynchronous(comm.device)
         is_cuda = comm.device.type == "cuda"
         # Without it, pinning memory in the other thread would use the first GPU.
         on_start = partial(torch.cuda.set_device, comm.device) if is_cuda else None
@@ -157,7 +157,7 @@ class Pipeline:
         return None
 
     def _on_device(self, ready: _Ready | None) -> _Ready | None:
-        is_pinned = is_queued(self._device)
+        is_pinned = is_asynchronous(self._device)
         return None if ready is None else replace(ready, batch=ready.batch.to(self._device, non_blocking=is_pinned))
 
     def _read_ahead(self) -> _Ready | None:
@@ -178,13 +178,13 @@ class Pipeline:
         return ready
 
     def _send(self, read: _Ready | None, watch: Watch, before: torch.cuda.Event | None = None) -> _Ready | None:
-        """Copy a batch to the device and send it, in this thread; what is issued next waits for it, not the host."""
+        """Copy a batch to the device and send it, in this thread. Later work on the device waits for it."""
         with self._on_side_stream(before), watch():
             ready = self._on_device(read)
             return None if ready is None else replace(ready, sent=self._strategy.send(ready.batch, self.lane))
 
     def _event(self) -> torch.cuda.Event | None:
-        """A mark behind all that this thread has issued to the GPU so far."""
+        """An event recorded after all work that this thread has issued to the GPU so far."""
         return torch.cuda.current_stream(self._device).record_event() if self._side is not None else None
 
     @contextmanager

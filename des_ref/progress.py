@@ -55,7 +55,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Self:
-        """The progress of a run that resumes from what `to_json` saved."""
+        """The progress of a run that resumes from what `to_json` saved. Raises ValueError where a value is wrong."""
         best_score = saved["best_score"] if saved["best"] is not None else -np.inf
         if not all(type(saved[key]) is int and saved[key] >= 0 for key in ("steps", "epochs")):
             raise ValueError("steps and epochs must be whole numbers of 0 or more")

@@ -39,8 +39,8 @@ class ReferenceStep:
 class Reference:
     """Training on one process over `vocabulary`, sorted ids [V]. `parameters` holds the current values, by name.
 
-    `columns`: for each id, of how many columns each owner of its row has one state of the optimizer; empty where a row
-    has one owner.
+    `columns`: for each id, the number of columns at each owner of its row, which has its own optimizer state; empty
+    where every row has one owner.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Reference:
     def gradients(
         self, batch: Batch, parameters: Mapping[str, Tensor], step: int, places: Sequence[int]
     ) -> ReferenceStep:
-        """Loss and gradients of a batch at some `parameters`; its samples draw as those at `places` [b] in `step`."""
+        """Loss and gradients of a batch at some `parameters`; random draws are those of `places` [b] in `step`."""
         leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
         loss = self._loss(leaves, batch, plain_draws(self._network.model, self._network.seed, step, places))
         loss.backward()

@@ -18,15 +18,18 @@ Memory = dict[str, Any]
 
 
 def sgd(o: Sgd, row: Memory, w: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Gradient descent without momentum."""
     return w - o.rate * g
 
 
 def rowwise_adagrad(o: RowAdagrad, row: Memory, w: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Adagrad with one accumulator for the row: the sum of the mean squares of its gradients."""
     row["sum"] = row.get("sum", 0.0) + float(g @ g) / len(g)
     return w - o.rate / (row["sum"] ** 0.5 + o.eps) * g
 
 
 def adagrad(o: Adagrad, row: Memory, w: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Adagrad, element by element."""
     row["sum"] = row.get("sum", 0.0) + g * g
     return w - o.rate * g / (row["sum"] ** 0.5 + o.eps)
 

@@ -102,6 +102,7 @@ class Timed:
 
 
 def now_s() -> float:
+    """Seconds on this process's clock."""
     return time.perf_counter_ns() / 1e9
 
 
@@ -110,7 +111,7 @@ def measure(world: Comm, job: Job, offset_s: float) -> dict[str, Any] | None:
 
     `offset_s` is what to add to this process's clock to read rank 0's. Raises UsageError.
     """
-    comm = world.apart(job.servers, TIMEOUT_S) if job.has_servers else world
+    comm = world.with_servers(job.servers, TIMEOUT_S) if job.has_servers else world
     if job.batch % comm.world_size:
         raise UsageError(f"job {job.name}: batch {job.batch} is not divisible by {comm.world_size} workers")
     optimizers = Optimizers(ROW_OPTIMIZERS[job.optimizer]())
@@ -177,7 +178,7 @@ def _pipeline(job: Job, comm: Comm, strategy: Strategy) -> Pipeline:
     source = Zipf.of(job.model, job.seed).open(job.generated_samples)
     if source.train_samples < job.batch:
         raise UsageError(f"job {job.name}: samples {job.generated_samples} make less than a batch of {job.batch}")
-    lane = Lane(comm.beside(PREFETCH)) if job.pipeline and not job.has_servers else None
+    lane = Lane(comm.separate_group(PREFETCH)) if job.pipeline and not job.has_servers else None
     strategy.count(lambda: islice(source.batches(0, job.batch, 0, 1), max(job.warmup, 1)))
     share = strategy.share if strategy.looks_ahead else None
     return Pipeline(strategy, comm, endless(source, job.batch, comm, share=share), lane)

@@ -95,9 +95,9 @@ def _require_size(path: Path, config: Any, sharding: Sharding) -> None:
     shards = sharding.sharding_spec.shards if sharding.sharding_spec is not None else ()
     ends = [[start + size for start, size in zip(s.shard_offsets, s.shard_sizes, strict=True)] for s in shards]
     shape = [config.num_embeddings, config.embedding_dim]
-    found = [max(axis) for axis in zip(*ends, strict=True)]
-    if shards and found != shape:
-        sizes = [f"{rows:,} x {columns}" for rows, columns in (found, shape)]
+    covered = [max(axis) for axis in zip(*ends, strict=True)]
+    if shards and covered != shape:
+        sizes = [f"{rows:,} x {columns}" for rows, columns in (covered, shape)]
         raise FileError(path, config.name, f"is sharded as {sizes[0]}, the module's table has {sizes[1]}")
 
 

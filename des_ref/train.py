@@ -63,7 +63,7 @@ def _train(args: argparse.Namespace, settings: Settings, model: Model, world: Co
     comm = world
     require_same(world, _shared(args, settings, model))
     if settings.has_server_processes:
-        comm = world.apart(settings.servers.count, min(settings.servers.patience_s, settings.timeout_s))
+        comm = world.with_servers(settings.servers.count, min(settings.servers.patience_s, settings.timeout_s))
     if settings.plan is not None and settings.plan.gpus != comm.world_size:
         planned = f"{settings.plan.path} is for {settings.plan.gpus} workers, and {comm.world_size} run"
         raise UsageError(f"--plan: {planned}: start as many processes, or plan again with dessim plan")

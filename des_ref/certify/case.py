@@ -93,7 +93,7 @@ class Case:
 
     @property
     def splits_means(self) -> bool:
-        """Whether means are taken over parts of rows, so that how tables are split changes what is trained."""
+        """Whether an optimizer takes means over parts of rows, so that the split of tables changes the training."""
         return self.optimizer == RowAdagrad.name and bool(self.owners_columns)
 
     @property

@@ -159,7 +159,7 @@ class _Run:
         summed = _flat(owned, loss)
         self.comm.all_reduce("certificate", summed).wait()
         agreed = self._agreed(_flat(replicated, loss))
-        # Looking must not mend what a step left undone, such as writing a row back that left the cache.
+        # Undo `settle`: the comparison must not hide a write-back that the step omitted.
         for column, values in zip(stored, unsettled, strict=True):
             column.copy_(values)
         tensors = _unflat(summed.cpu(), owned) | _unflat(agreed.cpu(), replicated)
@@ -224,7 +224,7 @@ class _WatchedPipeline:
         self._strategy.marks = self._recorder
         # The last step sends a batch that it does not train on.
         shares = ((0, run.strategy.share(batch)) for batch in (*batches, batches[0]))
-        self._ahead = self._recorder.beside(prefetch, PREFETCH) if prefetch is not None else None
+        self._ahead = self._recorder.for_stream(prefetch, PREFETCH) if prefetch is not None else None
         lane = Lane(prefetch, self._ahead) if prefetch is not None and self._ahead is not None else None
         watch_first = partial(self._ahead.step, costs=False) if self._ahead is not None else nullcontext
         self._pipeline = Pipeline(run.strategy, run.comm, shares, lane, watch_first)
@@ -254,7 +254,7 @@ def _unflat(flat: Tensor, like: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
 
 
 def worst_differences(worst: dict[str, float], state: State, truth: State) -> None:
-    """Raise the differences in `worst` to those between two states."""
+    """Keep in `worst` the larger of each difference: the one so far, and that between two states."""
     differences = {
         "max_loss_diff": abs(state.loss - truth.loss),
         "max_grad_diff": distance(state.grads, truth.grads),

@@ -63,7 +63,7 @@ def certify(case: Case) -> dict[str, Any]:
 
 
 def _processes(case: Case) -> tuple[int, bool]:
-    """Cases with equal values may run in the same processes: ranks, and whether there are servers beside them."""
+    """Ranks, and whether server processes are needed: cases with the same pair can run in the same processes."""
     return case.ranks, not case.is_synchronous
 
 
@@ -141,7 +141,7 @@ class _Last(Generic[T]):
         self._value: T
 
     def of(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """The value of `key`, made anew unless it is that of the last key."""
+        """The value of `key`: the stored one if `key` is the last key, else a new one from `make`."""
         if key != self._key:
             self._value = make()
             self._key = key
@@ -153,7 +153,7 @@ def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
 
     `has_several`: keep batches and reference states, which consecutive cases share if they differ by strategy only.
     """
-    prefetch = comm.beside(PREFETCH)
+    prefetch = comm.separate_group(PREFETCH)
     drawn: _Last[list[Batch]] = _Last()
     trained: _Last[list[State]] = _Last()
 
@@ -171,7 +171,7 @@ def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
 
 def _asynchronous(world: Comm, has_several: bool) -> RunCase:
     """A function that runs a case of ps_async. The last processes are servers; their results are empty."""
-    comm = world.apart(stale.SERVERS, stale.TIMEOUT_S)
+    comm = world.with_servers(stale.SERVERS, stale.TIMEOUT_S)
 
     def run(case: Case) -> dict[str, Any]:
         model = case.load()

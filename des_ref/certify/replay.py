@@ -40,8 +40,8 @@ class _WorkerStep:
 class Replay:
     """A replay of `orders`, one for each server, on the global `batches` that `workers` workers trained on.
 
-    `references[s]` holds all parameters, of which those with the number s in `server_of` are server s's: for each
-    name, int64 that broadcasts to the parameter's shape. `most_stale` is the staleness of the stalest pull, in steps.
+    `references[s]` holds all parameters; server s updates those where `server_of` is s. `server_of` has for each name
+    an int64 tensor that broadcasts to the parameter's shape. `most_stale` is the largest staleness of a pull, in steps.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def measure(
 ) -> dict[str, Any] | None:
     """Train on global batches. Returns the case's part of the JSON object on rank 0, None on other processes.
 
-    `comm` has been split into workers and servers (`Comm.apart`), which are in host memory; every process calls it.
+    `comm` comes from `Comm.with_servers`; workers and servers are in host memory. Every process calls this function.
     """
     network = Network(model, seed, torch.float64, comm.device)
     if comm.rank >= comm.world_size:
@@ -58,7 +58,7 @@ def measure(
         traffic.add_step(result)
         records.append(_record(network, result, on_device))
     strategy.settle()
-    pulled = strategy.look(on_device) | {f"dense.{i}": p.detach() for i, p in enumerate(network.dense_parameters)}
+    pulled = strategy.read_rows(on_device) | {f"dense.{i}": p.detach() for i, p in enumerate(network.dense_parameters)}
     parameters = {name: values.cpu() for name, values in pulled.items()}
     tally = strategy.close()
     ops, has_unplanned = traffic.gather()

@@ -43,7 +43,7 @@ class Encoding:
         Raises UsageError if a codec was requested and no op of the plan can use it.
         """
         if comm.wire is not None:
-            text = f"codecs {self.codecs}: ps_async sends to servers as they are"
+            text = f"codecs {self.codecs}: ps_async sends values to servers unencoded"
             raise UsageError(f"{text}; use ps_sync, or leave codecs out")
         # Every worker and every op draws its own random numbers.
         first_seed = (self.seed * 1009 + comm.rank) * 1009
@@ -109,7 +109,7 @@ class CodedComm:
         return dict(zip(pruned, (1 - after / before.clamp_min(1)).tolist(), strict=True))
 
     def encoding_loss(self) -> dict[str, float]:
-        """For each op, the root mean square of what encoding changed relative to that of the values, over all workers.
+        """For each op, the RMS of the change by encoding relative to the RMS of the values, over all workers.
 
         Zero unless `Encoding.measure_loss` is set.
         """

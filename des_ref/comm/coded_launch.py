@@ -27,7 +27,7 @@ class Channel:
     mask           bool [rows, narrow]: which values of the last sum depend on what this worker sent; None: all do
     launches       number of launches whose message size depended on the values
     density        sum over those launches of the share of non-zero values
-    lost, energy   sums of squares of what encoding changed and of the values themselves, if `measure_loss` is set
+    lost, energy   sums of squares of the change by encoding and of the values, if `measure_loss` is set
     """
 
     op: CodedOp

@@ -34,13 +34,13 @@ class Tap(Protocol):
     """Callbacks of a recorder. It sees the collectives themselves through its dispatch mode.
 
     `segment` surrounds compute that belongs to an op. `note` passes size symbols that only the sender knows.
-    `launching`, `launched` and `waited` surround a launch and follow a wait; `made` names the collective that a launch
-    builds from point-to-point messages.
+    `launching` and `launched` surround a launch, `waited` follows a wait. `built_as` is the collective that a launch
+    builds from point-to-point messages; None: torch has it as one op.
     """
 
     def segment(self, name: str, phase: Phase) -> AbstractContextManager[None]: ...
     def note(self, name: str, symbols: Mapping[str, float]) -> None: ...
-    def launching(self, name: str, made: Collective | None = None) -> None: ...
+    def launching(self, name: str, built_as: Collective | None = None) -> None: ...
     def launched(self, name: str) -> None: ...
     def waited(self, name: str) -> None: ...
 
@@ -55,7 +55,7 @@ class Handle:
 
     def wait(self) -> None:
         """Raises RankError when another worker has died or stays silent for longer than the group's timeout."""
-        with self._comm.patience(self.name, waiting=True):
+        with self._comm.peer_errors(self.name, waiting=True):
             self._work.wait()
         if self._comm.tap is not None:
             self._comm.tap.waited(self.name)
@@ -65,11 +65,11 @@ class Handle:
 class Comm:
     """All workers, seen from one of them: `rank` of `world_size`.
 
-    wire      messages to parameter servers, where there are any
-    timeout   seconds that a collective may take before it fails
-    worker_device  of the workers, where all processes together include parameter servers, which have no GPU
-    _group    the process group; None: torch's default group
-    _reverse  over gloo between two ranks, a second group of the same ranks, for what rank 1 sends (direct.py)
+    wire           messages to parameter servers, where there are any
+    timeout        seconds that a collective may take before it fails
+    worker_device  device of the workers, if servers without a GPU are in this group
+    _group         the process group; None: torch's default group
+    _reverse       over gloo between two ranks, a second group of the same ranks, for what rank 1 sends (direct.py)
     """
 
     rank: int
@@ -85,8 +85,8 @@ class Comm:
 
     # -- further groups -------------------------------------------------------------------------------------------
 
-    def beside(self, name: str) -> Comm:
-        """The same workers over a separate process group; its collectives are not ordered with this one's.
+    def separate_group(self, name: str) -> Comm:
+        """The same workers over another process group; its collectives are not ordered with this one's.
 
         Every worker calls it, at the same point. `name` is the group's name in a trace.
         """
@@ -95,10 +95,10 @@ class Comm:
         return replace(self, tap=None, **self._new_groups(name, ranks, use_local_synchronization=ranks is not None))
 
     def on_cpu(self, name: str) -> Comm:
-        """Like `beside`, for tensors in host memory."""
-        return replace(self, device=torch.device("cpu"), backend="gloo").beside(name)
+        """Like `separate_group`, for tensors in host memory."""
+        return replace(self, device=torch.device("cpu"), backend="gloo").separate_group(name)
 
-    def part(self, ranks: Sequence[int]) -> Comm | None:
+    def subgroup(self, ranks: Sequence[int]) -> Comm | None:
         """A group of some of the workers, in this order; None on the others. Every worker calls it."""
         if tuple(ranks) == tuple(range(self.world_size)):
             return self
@@ -107,17 +107,17 @@ class Comm:
             return None
         return replace(self, rank=ranks.index(self.rank), world_size=len(ranks), tap=None, wire=None, **groups)
 
-    def apart(self, servers: int, patience: float) -> Comm:
+    def with_servers(self, servers: int, timeout_s: float) -> Comm:
         """Turn the last `servers` processes into parameter servers; the others stay workers, connected by `wire`.
 
         Every process calls it. A server's own rank is then `world_size` or more, and it takes part in no collective.
-        A message that takes longer than `patience` seconds fails. Raises UsageError if no worker would be left.
+        A message that takes longer than `timeout_s` seconds fails. Raises UsageError if no worker would be left.
         """
         workers = self.world_size - servers
         if workers < 1:
             raise UsageError(f"{servers} of {self.world_size} processes are servers, so no worker is left: start more")
-        messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=patience))
-        wire = Wire(self.rank, tuple(range(workers, self.world_size)), patience, messages)
+        messages = self._new_group("servers", backend="gloo", timeout=timedelta(seconds=timeout_s))
+        wire = Wire(self.rank, tuple(range(workers, self.world_size)), timeout_s, messages)
         device = self.worker_device or self.device
         of_workers = replace(self, world_size=workers, wire=wire, device=device, backend=backend_of(device))
         return replace(of_workers, **of_workers._new_groups("workers", list(range(workers))))
@@ -138,18 +138,19 @@ class Comm:
     def _new_group(self, name: str, ranks: list[int] | None = None, **settings: Any) -> Any:
         timeout = timedelta(seconds=self.timeout)
         settings = {"ranks": ranks, "timeout": timeout, "backend": self.backend, "group_desc": name} | settings
-        with self.patience(f"start of group {name}"):
+        with self.peer_errors(f"start of group {name}"):
             start = partial(dist.new_group, **settings)
-            # Over NCCL another thread would work on another GPU.
+            # A new thread's current GPU is GPU 0, so a group of NCCL must start in this thread.
             return within(self.timeout, start) if settings["backend"] == "gloo" else start()
 
     # -- collectives ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def patience(self, name: str, waiting: bool = False) -> Iterator[None]:
+    def peer_errors(self, name: str, waiting: bool = False) -> Iterator[None]:
         """Turn torch's errors about a peer that died or hangs in op `name` into a one-line RankError.
 
-        A wait for a message fails because of a peer; other calls may also fail because of what this process passes.
+        `waiting`: the call only waits, so every error is about a peer. Another call may also fail because of its
+        arguments; such an error is raised as it is.
         """
         try:
             yield
@@ -160,10 +161,10 @@ class Comm:
             problem = f"op {name} failed, because another process has died or was silent for {self.timeout:g} s"
             raise RankError(self.rank, f"{problem}: {first_line(error)}") from None
 
-    def _launch(self, name: str, call: Callable[..., Any], *args: Any, made: Collective | None = None) -> Handle:
+    def _launch(self, name: str, call: Callable[..., Any], *args: Any, built_as: Collective | None = None) -> Handle:
         if self.tap is not None:
-            self.tap.launching(name, made)
-        with self.patience(name):
+            self.tap.launching(name, built_as)
+        with self.peer_errors(name):
             work = call(*args, group=self._group, async_op=True)
         if self.tap is not None:
             self.tap.launched(name)
@@ -174,7 +175,7 @@ class Comm:
         return self._launch(name, dist.all_reduce, tensor)
 
     def gradient(self, name: str, grad: Tensor) -> Tensor:
-        """The gradient of this worker's summand from that of the sum `name`: the same, unless a codec drops values."""
+        """The gradient of this worker's summand, given that of the sum `name`: equal, unless a codec drops values."""
         return grad
 
     def all_reduce_max(self, name: str, tensor: Tensor) -> Handle:
@@ -184,14 +185,14 @@ class Comm:
     def all_gather(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """Write the workers' `tensor` [n, ...] into `out` [N * n, ...] in rank order."""
         if self.backend == "gloo" and self.world_size == 2:
-            return self._launch(name, direct.all_gather, out, tensor, self._reverse, made=Collective.ALL_GATHER)
+            return self._launch(name, direct.all_gather, out, tensor, self._reverse, built_as=Collective.ALL_GATHER)
         return self._launch(name, _all_gather_flat, out, tensor)
 
     def reduce_scatter(self, name: str, out: Tensor, tensor: Tensor) -> Handle:
         """Write this rank's chunk of the sum of the workers' `tensor` [N * n, ...] into `out` [n, ...]."""
         if self.backend == "gloo" and self.world_size > 1:
-            made = Collective.REDUCE_SCATTER
-            return self._launch(name, direct.reduce_scatter, out, tensor, self._reverse, made=made)
+            built_as = Collective.REDUCE_SCATTER
+            return self._launch(name, direct.reduce_scatter, out, tensor, self._reverse, built_as=built_as)
         return self._launch(name, _reduce_scatter_flat, out, tensor)
 
     def all_to_all(
@@ -201,7 +202,8 @@ class Comm:
         return self._launch(name, dist.all_to_all_single, out, tensor, out_splits, in_splits)
 
     def barrier(self) -> None:
-        with self.patience("barrier", waiting=True):
+        """Wait until every worker has called it."""
+        with self.peer_errors("barrier", waiting=True):
             dist.barrier(self._group, device_ids=[self.device.index or 0] if self.device.type == "cuda" else None)
 
     def broadcast(self, name: str, tensor: Tensor) -> None:
@@ -209,7 +211,7 @@ class Comm:
         self._launch(name, partial(dist.broadcast, group_src=0), tensor).wait()
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that this thread has issued to it so far; at once on a CPU."""
+        """Wait until the device has finished everything on this thread's current stream; returns at once on a CPU."""
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
@@ -237,24 +239,25 @@ class Comm:
     def exchange(self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> None:
         """Send and receive (rank, tensor) messages concurrently; returns when all have arrived.
 
-        One batch: NCCL runs separate messages one after another, and two ranks that both send first wait for ever.
+        All are in one batch: NCCL runs separate messages in sequence, so two ranks that both send first would deadlock.
         """
         messages = [dist.P2POp(dist.irecv, tensor, group=self._group, group_peer=rank) for rank, tensor in receives]
         messages += [dist.P2POp(dist.isend, tensor, group=self._group, group_peer=rank) for rank, tensor in sends]
         if not messages:
             return
-        with self.patience("exchange", waiting=True):
+        with self.peer_errors("exchange", waiting=True):
             for work in dist.batch_isend_irecv(messages):
                 work.wait()
         self.synchronize()
 
     def send(self, tensor: Tensor, to: int) -> None:
-        with self.patience(f"send to rank {to}", waiting=True):
+        """Returns when `tensor` may be overwritten; on a GPU, by work on this thread's current stream."""
+        with self.peer_errors(f"send to rank {to}", waiting=True):
             dist.send(tensor, group=self._group, group_dst=to)
 
     def receive(self, tensor: Tensor, source: int) -> None:
-        """Returns when the message is here. NCCL's own call returns when it is queued."""
-        with self.patience(f"receive from rank {source}", waiting=True):
+        """Returns when the message has arrived; NCCL's own call returns earlier."""
+        with self.peer_errors(f"receive from rank {source}", waiting=True):
             dist.recv(tensor, group=self._group, group_src=source)
         self.synchronize()
 

@@ -28,7 +28,7 @@ _RESOLVE_EVERY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class _Placement:
-    """This process among all, and among the `local_world_size` on its machine.
+    """This process's rank among all processes, and among those on its machine.
 
     `rendezvous` are arguments of init_process_group; empty: the launcher's store, which waits for the other processes.
     """
@@ -52,10 +52,10 @@ def open_comm(
     timeout: float = TIMEOUT_S,
     servers: int = 0,
 ) -> Iterator[Comm]:
-    """Join the process group and leave it on exit, whatever happens.
+    """Join the process group, and leave it on exit, also after an error.
 
-    The last `servers` processes will be parameter servers (`Comm.apart`). They need no GPU, so the group of all
-    processes then works in host memory, and `apart` gives the workers one on their GPUs.
+    The last `servers` processes will be parameter servers (`Comm.with_servers`). They need no GPU, so the group of all
+    processes then works in host memory, and `with_servers` gives the workers a group on their GPUs.
 
     `rendezvous` is (file, rank, world size) for processes that we spawned ourselves. Otherwise torchrun's environment
     decides; without it this is a world of one process. A collective that takes longer than `timeout` seconds fails, and
@@ -74,14 +74,14 @@ def open_comm(
         # Ranks on one machine share its cores; by default torch would start a thread for every core in each of them.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // placement.local_world_size))
     backend = backend_of(torch_device)
-    # With its device, NCCL connects the processes now and not in the middle of a step, and never guesses the device.
+    # Given the device, NCCL connects the processes now, not in the middle of a step, and need not guess the device.
     bound = {"device_id": torch_device} if torch_device.type == "cuda" else {}
     try:
         launcher = partial(_launcher_store, rank, world_size, timeout)
         store = placement.rendezvous or {"store": within(timeout, launcher, _no_answer())}
         world = {"rank": rank, "world_size": world_size, "timeout": timedelta(seconds=timeout)}
         join = partial(dist.init_process_group, backend, **world, **bound, **store)
-        # Another thread would join on another GPU.
+        # A new thread's current GPU is GPU 0, so NCCL must join in this thread.
         join() if bound else within(timeout, join)
     except (RuntimeError, TimeoutError, dist.DistError) as error:
         problem = f"not all {world_size} processes joined within {timeout:g} s: {first_line(error)}"
@@ -169,5 +169,5 @@ def _await_name(rank: int, host: str, deadline: float) -> None:
 
 
 def _left(deadline: float) -> float:
-    """Seconds until the deadline, at least 1, in which processes that have all begun find each other."""
+    """Seconds until the deadline, but at least 1: enough for processes that have all started to find each other."""
     return max(deadline - time.monotonic(), 1.0)

@@ -23,16 +23,16 @@ def require_same(comm: Comm, settings: Mapping[str, Any]) -> None:
     if len(set(hashes)) == 1:
         return
     first, *others = [dict(_flat(json.loads(other))) for other in comm.gather_text(_NAME, text)]
-    for rank, found in enumerate(others, start=1):
-        for key in sorted(first.keys() | found.keys()):
-            if first.get(key) != found.get(key):
-                here, there = (json.dumps(values.get(key)) for values in (first, found))
+    for rank, other in enumerate(others, start=1):
+        for key in sorted(first.keys() | other.keys()):
+            if first.get(key) != other.get(key):
+                here, there = (json.dumps(values.get(key)) for values in (first, other))
                 problem = f"{key} is {here} on rank 0 and {there} on rank {rank}"
                 raise UsageError(f"{problem}: start all ranks with the same options and files")
 
 
 def _flat(value: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """The values that are no tables, with their keys joined by dots."""
+    """The leaves of nested tables, with their keys joined by dots."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))

@@ -19,13 +19,13 @@ class Wire:
 
     rank       of this process
     servers    global ranks of the server processes
-    patience   seconds after which a message fails
+    timeout_s  seconds after which a message fails
     moved      bytes sent and received, by name of the op
     """
 
     rank: int
     servers: tuple[int, ...]
-    patience: float
+    timeout_s: float
     _group: Any
     moved: Counter[str] = field(default_factory=Counter)
 
@@ -38,11 +38,14 @@ class Wire:
         return self._start(dist.irecv, name, tensor, source, tag)
 
     def receive_any(self, tensor: Tensor, tag: int) -> int:
-        """Wait for the next message with this tag from any process; returns the sender's rank."""
+        """Wait for the next message with this tag from any process; returns the sender's rank.
+
+        Raises RankError if none arrives in time.
+        """
         try:
             return int(dist.recv(tensor, None, self._group, tag))
         except RuntimeError as error:
-            problem = f"no message from any worker for {self.patience:g} s: {first_line(error)}"
+            problem = f"no message from any worker for {self.timeout_s:g} s: {first_line(error)}"
             raise RankError(self.rank, problem) from None
 
     def _start(self, call: Callable[..., Any], name: str, tensor: Tensor, peer: int, tag: int) -> Message | None:
@@ -66,6 +69,7 @@ class Message:
     _work: Any
 
     def wait(self) -> None:
+        """Raises RankError when the other process has died or the message takes too long."""
         try:
             self._work.wait()
         except RuntimeError as error:

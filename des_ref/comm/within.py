@@ -1,4 +1,4 @@
-"""A limit on the time of calls that torch lets wait for ever."""
+"""A time limit for calls of torch that may wait for ever."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
-_TO_REPORT_S = 2.0  # for a store that times out by itself to say why
+_TO_REPORT_S = 2.0  # more, so that a store that times out by itself can report why
 
 
 def within(timeout: float, work: Callable[[], T], problem: str = "no answer") -> T:
     """The result of `work`. Raises TimeoutError(`problem`) after `timeout` seconds, and what `work` raises itself.
 
-    torch waits for ever for an answer of its store: where another program listens at the store's port, and where the
-    network is lost while a group starts. The thread that waits is left behind, so the process must end by
-    `dessim.processes.leave`.
+    torch waits for ever for its store if another program listens at the store's port, or if the network is lost while
+    a group starts. The waiting thread cannot be stopped, so the process must end by `dessim.processes.leave`.
     """
     done: Future[T] = Future()
 

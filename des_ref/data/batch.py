@@ -42,11 +42,11 @@ class Batch:
         return cls(columns.reshape(-1), sample, field, labels, dense=dense)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch on a device. `non_blocking`: the copies are queued; its memory should be pinned then."""
+        """The batch on a device. `non_blocking`: the copies are asynchronous if the batch is in pinned memory."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pinned(self) -> Batch:
-        """The batch in memory from which a GPU copies while the host goes on; only with CUDA."""
+        """The batch in pinned memory, from which a GPU copies asynchronously; needs CUDA."""
         return self._map(lambda t: t.pin_memory())
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:

@@ -46,6 +46,7 @@ class DataUnavailable(FileError):
 
 
 def cache_folder() -> Path:
+    """The folder of downloaded data; it need not exist."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "dessim"
 

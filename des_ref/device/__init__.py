@@ -1,1 +1,1 @@
-"""Measurements of one device, and the device part that they make: `python -m des_ref.bench_ops`."""
+"""Measurements of one device, and a device part with their results: `python -m des_ref.bench_ops`."""

@@ -1,6 +1,6 @@
 """Seconds of a call on a device, repeated until the clock's resolution and the launches no longer matter.
 
-Of several batches of calls the fastest counts, because other programs on the machine only add to the others.
+The fastest of several batches of calls counts, because other programs on the machine can only slow a batch down.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A GPU as the host sees it, emulated on the CPU: it counts where the host must wait, and refuses mixed devices.
 
-Tensors of the emulated device are wrappers around tensors in host memory, and report the device `EMULATED`. What runs
-on them computes real values, so a training step runs whole, data-dependent sizes included. Like CUDA, and unlike a CPU,
+Tensors of the emulated device are wrappers around tensors in host memory, and report the device `EMULATED`. Operators
+on them compute real values, so a whole training step runs, data-dependent sizes included. Like CUDA, and unlike a CPU,
 the device
 
     counts a wait    where the host reads a value (`item`, `bool`, `tolist`, a copy to the host), where the size of a
@@ -98,7 +98,7 @@ class OnDevice(Tensor):
 
 @dataclass(slots=True)
 class Counts:
-    """Waits of the host and sums in no fixed order, so far, by `file:line` of des_ref."""
+    """The number of waits of the host, and of sums in no fixed order, so far, by `file:line` of des_ref."""
 
     waits: Counter[str] = field(default_factory=Counter)
     atomics: Counter[str] = field(default_factory=Counter)
@@ -148,8 +148,8 @@ class _Emulation(TorchDispatchMode):
         source = args[0] if name == "_to_copy" else args[1]
         if name != "_to_copy":
             to_device = isinstance(args[0], OnDevice)
-        is_queued = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
-        if isinstance(source, OnDevice) != to_device and not (to_device and is_queued):
+        is_non_blocking = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
+        if isinstance(source, OnDevice) != to_device and not (to_device and is_non_blocking):
             self.wait()
         return to_device
 
@@ -208,7 +208,7 @@ def _refuse_mixed(name: str, leaves: list[Tensor]) -> None:
 
 
 def _on_device(value: Any, own: list[OnDevice]) -> Any:
-    """`value` with its tensors on the device. What is one of the arguments, which are `own`, stays that very tensor."""
+    """`value` with its tensors on the device. A result that is one of the arguments, `own`, stays that same object."""
     if type(value) is Tensor:
         for leaf in own:
             if leaf.held is value:

@@ -16,7 +16,7 @@ from des_ref.device.clock import Clock
 from dessim.compute import Access, Precision
 
 BAG = 10  # ids of a bag that is pooled
-MOST_S = 8.0  # seconds for the products of one precision; a processor without it takes long
+MOST_S = 8.0  # limit for the products of one precision; a processor that emulates it takes long
 _TYPES = {
     Precision.FP32: torch.float32,
     Precision.TF32: torch.float32,
@@ -106,28 +106,28 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 def time_products(clock: Clock, sizes: Sizes, precision: Precision) -> list[Timed]:
     """Products in a precision, of all shapes that can be timed in `MOST_S`; `work` is in FLOPs."""
-    found: list[Timed] = []
+    products: list[Timed] = []
     end = time.monotonic() + MOST_S
     with tf32(precision is Precision.TF32):
         for m, n, k in sizes.shapes:
             work = 2.0 * m * n * k
-            least = min((timed.seconds / timed.work for timed in found), default=0.0) * work
-            if found and time.monotonic() + 2 * least > end:
+            least = min((timed.seconds / timed.work for timed in products), default=0.0) * work
+            if products and time.monotonic() + 2 * least > end:
                 continue
-            found.append(
+            products.append(
                 Timed(str(precision), (m, n, k), work, clock.seconds(product(clock.device, precision, m, n, k)))
             )
-    return found
+    return products
 
 
 def time_rows(clock: Clock, sizes: Sizes) -> list[Timed]:
     """Gathers, pools and scatters by the bytes of a row and the number of ids; `work` is in bytes read and written.
 
-    Few ids are others in each call, so that their rows are not in a cache. Tables are written before they are read: an
-    operating system may have one page of zeros in place of memory that was never written.
+    If a call has few ids, the next call has others, whose rows are not in a cache. Tables are written before they are
+    read: an operating system may map memory that was never written to a single page of zeros.
     """
     generator = torch.Generator(clock.device).manual_seed(0)
-    found = []
+    accesses = []
     for row_bytes in sizes.row_bytes:
         width = row_bytes // 4
         table = torch.ones(sizes.table_bytes // row_bytes, width, device=clock.device)
@@ -141,9 +141,9 @@ def time_rows(clock: Clock, sizes: Sizes) -> list[Timed]:
                 (Access.POOL, _pool(table, ids), moved * (1 + 1 / BAG)),
                 (Access.SCATTER, _scatter(table, ids, values), 3 * moved),
             ):
-                found.append(Timed(str(access), (row_bytes, count), work, clock.seconds(call)))
+                accesses.append(Timed(str(access), (row_bytes, count), work, clock.seconds(call)))
         del table
-    return found
+    return accesses
 
 
 def _gather(table: Tensor, ids: Tensor, out: Tensor) -> Callable[[], object]:

@@ -1,10 +1,10 @@
-"""The device part that measurements make, as TOML for `dessim project --device` or a topology file.
+"""The device part with the results of measurements, as TOML for `dessim project --device` or a topology file.
 
-- The rate of a precision is that of its fastest product, so that larger ones are not slower than it.
+- The rate of a precision is that of its fastest product.
 - The memory bandwidth is that of a copy. The rates of rows are shares of it, of at most 1, and never fall with the
-  bytes of a row: shorter rows that were faster were served by caches.
-- The floor is the time of a kernel that adds two numbers: in a CUDA graph, whose launches it therefore includes; on a
-  CPU one call. Where there are no graphs, the floor of a GPU is that of kernels that the host launches.
+  bytes of a row: if shorter rows were faster, caches served them.
+- The floor is the time of a kernel that adds two numbers. On a GPU it is measured in a CUDA graph, and so includes the
+  graph's launches; without graphs, the host launches the kernels. On a CPU it is the time of a call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TILES = {"cuda": 128, "cpu": 32}  # outputs on a side that a processor computes 
 class Measured:
     """Measurements of a device and what its driver states.
 
-    `launch_s`: the host issues a kernel in this time. `graph_s`: the period of tiny kernels in a CUDA graph, None
+    `launch_s`: seconds in which the host issues a kernel. `graph_s`: seconds of a tiny kernel in a CUDA graph; None
     without graphs. `memory` [bytes].
     """
 
@@ -51,11 +51,11 @@ class Measured:
 
     def rates(self) -> dict[str, float]:
         """The fastest product [FLOP/s] of each precision, its floor deducted."""
-        found: dict[str, float] = {}
+        rates: dict[str, float] = {}
         for timed in self.products:
             rate = timed.work / max(timed.seconds - self.floor_s, timed.seconds / 2)
-            found[timed.what] = max(found.get(timed.what, 0.0), rate)
-        return found
+            rates[timed.what] = max(rates.get(timed.what, 0.0), rate)
+        return rates
 
     def shares(self, access: Access) -> list[tuple[int, float]]:
         """The share of the memory bandwidth by the bytes of a row, for the largest number of ids."""

@@ -1,10 +1,10 @@
 """Tables of different widths, and columns of tables: one RowTable for each, and rows of all of them in a step.
 
 A store has the rows of one width, each with its own columns and their optimizer state; an id names its width
-(widths.py). A worker may also own some columns of a table only (`ColumnRange`). Such rows are stored without the
-others, which are zeros in a step. And a table whose rows are spilt to the host's memory has its own store, with a
-cache. Which columns a worker owns, and whether they are spilt, depends on the table of an id, and an id does not name
-its table. So the caller names the stores of rows.
+(widths.py). A worker may also own only some columns of a table (`ColumnRange`): the others are not stored, and are
+zeros in a step. A table whose rows are spilt to the host's memory has its own store, with a cache. Which columns a
+worker owns, and whether they are spilt, depends on the table of an id, which the id does not name. So the caller names
+the stores of such rows.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ class ColumnRange:
 
 @dataclass(frozen=True, slots=True)
 class SpiltTable:
-    """Number `table`, whose rows are in the host's memory; a device caches `cached_rows` of them. `columns`: those that
-    this worker owns."""
+    """Table number `table`: its rows are in the host's memory, and a device caches `cached_rows` of them.
+
+    `columns`: those that this worker owns.
+    """
 
     table: int
     columns: ColumnRange
@@ -51,11 +53,11 @@ NewTable = Callable[[Mapping[str, int], Mapping[str, slice], int], RowTable]
 class TablesByWidth:
     """The rows of tables of several widths, and of columns of tables, used like one RowTable.
 
-    The first stores are those of `row_widths`, the value columns of whole rows and their widths; then come those of
-    `ranges` of the columns `v`, and of `spilt` tables, given with the widths of whole rows. Row r of store g has the
-    number r * stores + g, and an absent row is -1 in its store. Values and gradients are as wide as those of the widest
-    table. `new_table` makes a store from the widths of whole rows, the part of each column that it keeps, and the rows
-    that a device caches if it is spilt.
+    The stores are, in this order, those of `row_widths` (the value columns of whole rows, and their widths), of
+    `ranges` of the columns `v`, and of `spilt` tables (with the widths of whole rows). Row r of store g has the number
+    r * stores + g. An absent row is -1 in its store, so its number is negative. Values and gradients are as wide as
+    those of the widest table. `new_table` makes a store from the widths of whole rows, the part of each column that it
+    keeps, and the number of rows that a device caches if it is spilt.
     """
 
     def __init__(
@@ -88,15 +90,17 @@ class TablesByWidth:
         return self._whole + self._apart.index(part)
 
     def plan_moves(self, rows: Tensor, stores: Sequence[int]) -> SpiltMoves:
-        """Begin a step that uses the distinct rows [u], of which those in `stores` are spilt: the copies that it needs
-        before it updates them."""
+        """Begin a step that uses the distinct rows [u]; returns the copies that it needs before it updates them.
+
+        `stores`: those of spilt tables.
+        """
         store, row = rows % len(self._tables), self._row(rows)
-        found = []
+        moves = []
         for number in stores:
             table = self._tables[number]
             assert isinstance(table, SpiltRows)
-            found.append((table, table.cache.plan_moves(row[store == number])))
-        return SpiltMoves(tuple(found))
+            moves.append((table, table.cache.plan_moves(row[store == number])))
+        return SpiltMoves(tuple(moves))
 
     @property
     def candidates(self) -> int:
@@ -110,13 +114,13 @@ class TablesByWidth:
 
     @property
     def stored(self) -> list[Tensor]:
-        """The columns [rows, width] of all tables themselves: who writes to them changes the tables."""
+        """The columns [rows, width] of all tables themselves: writing to them changes the tables."""
         return [column for table in self._tables for column in table.stored]
 
     def find(self, ids: Tensor, stores: Tensor | None = None) -> Tensor:
         """As `RowTable.find`; negative if absent.
 
-        `stores` int64 [n]: those of the ids; -1, and by default, the one of whole rows that the id names.
+        `stores` int64 [n]: the store of each id; -1, also the default, is that of whole rows of the width it names.
         """
         return self._numbered(ids, stores, RowTable.find)
 
@@ -125,7 +129,7 @@ class TablesByWidth:
         return self._numbered(ids, stores, RowTable.find_or_insert)
 
     def values(self, ids: Tensor, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """As `RowTable.values`; zeros beside a row's own columns."""
+        """As `RowTable.values`; zeros in the columns that a row does not have."""
 
         def of_store(table: RowTable, places: Tensor) -> Mapping[str, Tensor]:
             return table.values(ids.index_select(0, places), self._row(rows.index_select(0, places)), names)
@@ -170,7 +174,7 @@ class TablesByWidth:
         }
 
     def load(self, groups: Exported) -> None:
-        """As `RowTable.load`. Raises UsageError where the lines are those of other widths."""
+        """As `RowTable.load`. Raises UsageError if the lines have other widths."""
         for group, table in enumerate(self._tables):
             own = {name: groups[f"{name}.{group}"] for name in ("rows", "candidates") if f"{name}.{group}" in groups}
             if "rows" not in own:
@@ -195,7 +199,7 @@ class TablesByWidth:
         return named if stores is None else torch.where(stores < 0, named, stores)
 
     def _widened(self, stores: Tensor, read: Callable[[RowTable, Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Values that `read` finds in each store for its places in `stores` [n]; zeros beside its columns."""
+        """Values that `read` returns for each store and its places in `stores` [n]; zeros in columns that it lacks."""
         whole: dict[str, Tensor] = {}
         for table, columns, places in zip(self._tables, self._own, self._places(stores), strict=True):
             for name, values in read(table, places).items():

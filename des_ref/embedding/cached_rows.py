@@ -2,8 +2,8 @@
 
 A row is cached together with its optimizer state. When another row needs its slot, the least recently used row is
 evicted and written back: every step that uses a row also updates it, so the cached copy is always newer than the
-host's. On a machine without a device both sides are host memory, and the same rows are copied. What is copied passes
-through one block of the host's memory for each column, on CUDA a pinned one.
+host's. Without a GPU both sides are host memory, and the same rows are copied. Copies pass through one block of the
+host's memory for each column; with CUDA, the block is pinned.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class CacheMoves:
 class CachedRows:
     """A cache on `device` of `capacity` rows of `table`, whose columns are on the CPU. `columns` are indexed by slot.
 
-    Row numbers and slots are where the table's row numbers are. `grows`: whether a step that needs more rows enlarges
-    the cache.
+    Row numbers and slots are on the device of the table's row numbers. `grows`: whether a step that needs more rows
+    enlarges the cache.
     """
 
     def __init__(self, table: RowTable, capacity: int, device: torch.device, grows: bool = False) -> None:
@@ -51,7 +51,7 @@ class CachedRows:
         self._row_in_slot = torch.full((capacity,), -1, dtype=torch.int64, device=where)  # -1: empty
         self._last_used = torch.full((capacity,), -1, dtype=torch.int64, device=where)  # step, by slot
         self._step = 0
-        self._oldest_step = 0  # no row was used last before it
+        self._oldest_step = 0  # no cached row was last used before this step
 
     @property
     def row_bytes(self) -> int:
@@ -59,7 +59,10 @@ class CachedRows:
         return sum(values.shape[1] * values.element_size() for values in self.columns.values())
 
     def plan_moves(self, rows: Tensor) -> CacheMoves:
-        """Begin a step that uses the distinct table rows [u]. Raises UsageError if they exceed a fixed capacity."""
+        """Begin a step that uses the distinct table rows [u]; returns the copies that it needs.
+
+        Raises UsageError if the rows exceed a fixed capacity.
+        """
         if len(rows) > len(self._row_in_slot):
             if not self._grows:
                 capacity = f"its cache holds {len(self._row_in_slot):,}: raise cache_rows"
@@ -77,12 +80,12 @@ class CachedRows:
     def _oldest(self, count: int) -> Tensor:
         """`count` slots, empty ones first, then those used least recently.
 
-        A sort of all slots would take longer than many a step. Only those of the oldest steps are sorted: rows leave in
-        the order of their last use, so the oldest step advances by one a step on average.
+        Sorting all slots could take longer than a step. Only those of the oldest steps are sorted: rows leave in the
+        order of their last use, so the oldest step advances by one a step on average.
         """
-        while len(found := (self._last_used <= self._oldest_step).nonzero().squeeze(1)) < count:
+        while len(old := (self._last_used <= self._oldest_step).nonzero().squeeze(1)) < count:
             self._oldest_step += 1
-        return found[torch.argsort(self._last_used[found], stable=True)[:count]]
+        return old[torch.argsort(self._last_used[old], stable=True)[:count]]
 
     def _grow(self, more: int) -> None:
         """Add `more` empty slots."""

@@ -115,7 +115,7 @@ class RowTable:
 
     @property
     def stored(self) -> list[Tensor]:
-        """The columns [rows, width] themselves: who writes to them changes the table."""
+        """The columns [rows, width] themselves: writing to them changes the table."""
         return list(self.columns.values())
 
     def admitted(self, rows: Tensor, columns: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -27,9 +27,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from des_ref.async_device import places_of
 from des_ref.embedding.growing import Growing
 from des_ref.embedding.row_numbers import RowNumbers
-from des_ref.queued import places_of
 
 _NEVER_EXPIRES = 2**31 - 1  # stamp of a free row
 

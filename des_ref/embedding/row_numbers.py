@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from des_ref.async_device import places_of
 from des_ref.embedding.growing import MAX_ROWS, Growing
 from des_ref.embedding.slots import Slots, max_load
-from des_ref.queued import places_of
 from dessim.errors import UsageError
 
 _MIN_KEYS_MOVED = 1 << 15  # per step
@@ -64,8 +64,8 @@ class RowNumbers:
         if self._old is None or absent == 0:
             return rows, absent
         missing = places_of(rows < 0, absent)
-        found, absent = self._old.find_and_count(ids.index_select(0, missing), self._keys.values)
-        rows.index_copy_(0, missing, found)
+        old_rows, absent = self._old.find_and_count(ids.index_select(0, missing), self._keys.values)
+        rows.index_copy_(0, missing, old_rows)
         return rows, absent
 
     def add(self, ids: Tensor) -> Tensor:

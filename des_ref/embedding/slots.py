@@ -7,8 +7,8 @@ slot. Slots hold numbers, not keys, so every 64-bit key is allowed; the search c
 A batch of searches runs in *rounds*: in each, all unfinished searches read their next slot at once. At half load a
 successful search reads 1.5 slots on average (Knuth, volume 3, 6.4), so every round is smaller than the one before.
 
-On a device that runs behind the host, each round would make the host wait, to learn which searches are unfinished.
-There a round reads a *window* of slots, and the load is at most a quarter, so that nearly every batch needs one look.
+On an asynchronous device, each round would make the host wait, to learn which searches are unfinished. There a round
+reads a *window* of slots, and the load is at most a quarter, so that nearly every batch needs one device sync.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from des_ref.async_device import is_asynchronous
 from des_ref.embedding.growing import zeros
 from des_ref.hashing import GOLDEN
-from des_ref.queued import is_queued
 
 _EMPTY = 0
 _REMOVED = -1
 _WINDOW = 32  # slots; at a quarter load, one search in 10^8 reads more
 _SEARCHES_AT_ONCE = 1 << 16  # a window takes about 1 KB of memory a search
-_TRIES = 4  # of placing keys before the host looks; two keys seldom want the same slot
+_TRIES = 4  # of placing keys before a device sync; two keys seldom want the same slot
 
 
 def max_load(device: torch.device) -> float:
     """The share of slots that may be used."""
-    return 0.25 if is_queued(device) else 0.5
+    return 0.25 if is_asynchronous(device) else 0.5
 
 
 class Slots:
@@ -37,9 +37,9 @@ class Slots:
 
     def __init__(self, size: int, device: torch.device) -> None:
         assert size & (size - 1) == 0
-        self._is_queued = is_queued(device)
+        self._is_asynchronous = is_asynchronous(device)
         # With windows, one extra slot receives the writes of keys that have no free slot yet.
-        self._entries = zeros(size + self._is_queued, torch.int32, device)
+        self._entries = zeros(size + self._is_asynchronous, torch.int32, device)
         self.size = size
         self._most_used = max_load(device) * size
         self._shift = 64 - (size.bit_length() - 1)
@@ -67,8 +67,10 @@ class Slots:
         return self.find_and_count(ids, keys)[0]
 
     def find_and_count(self, ids: Tensor, keys: Tensor) -> tuple[Tensor, int | None]:
-        """Like `find`; also how many are absent, where the host had to look anyway."""
-        _, entries, absent = self._search_windows(ids, keys) if self._is_queued else (*self._search(ids, keys), None)
+        """Like `find`; also how many are absent: known on asynchronous devices, where a sync reads it anyway."""
+        _, entries, absent = (
+            self._search_windows(ids, keys) if self._is_asynchronous else (*self._search(ids, keys), None)
+        )
         return entries.to(torch.int64).sub_(1), absent
 
     def place(self, ids: Tensor, numbers: Tensor) -> None:
@@ -76,7 +78,7 @@ class Slots:
         self.used += len(ids)
         slots = self.home(ids)
         entries = (numbers + 1).to(torch.int32)
-        if self._is_queued:
+        if self._is_asynchronous:
             for some_slots, some in zip(slots.split(_SEARCHES_AT_ONCE), entries.split(_SEARCHES_AT_ONCE), strict=True):
                 self._place_windows(some_slots, some)
             return
@@ -89,7 +91,7 @@ class Slots:
 
     def remove(self, ids: Tensor, keys: Tensor) -> None:
         """Remove those of `ids` [n] that are present."""
-        slots, entries = self._search_windows(ids, keys)[:2] if self._is_queued else self._search(ids, keys)
+        slots, entries = self._search_windows(ids, keys)[:2] if self._is_asynchronous else self._search(ids, keys)
         self._entries[slots[entries > _EMPTY]] = _REMOVED
         self._has_removed = True
 
@@ -107,10 +109,10 @@ class Slots:
         unfinished = self._unfinished(entries, ids, keys)
         while len(unfinished):
             following = slots.index_select(0, unfinished).add_(1).bitwise_and_(self._mask)
-            found = self._entries.index_select(0, following)
+            read = self._entries.index_select(0, following)
             slots.index_copy_(0, unfinished, following)
-            entries.index_copy_(0, unfinished, found)
-            still = self._unfinished(found, ids.index_select(0, unfinished), keys)
+            entries.index_copy_(0, unfinished, read)
+            still = self._unfinished(read, ids.index_select(0, unfinished), keys)
             unfinished = unfinished.index_select(0, still)
         return slots, entries
 
@@ -121,7 +123,7 @@ class Slots:
             is_other |= entries == _REMOVED
         return is_other.logical_and_(entries != _EMPTY).nonzero().squeeze(1)
 
-    # -- in windows, for a device that runs behind the host -------------------------------------------------------
+    # -- in windows, for an asynchronous device -------------------------------------------------------------------
 
     def _search_windows(self, ids: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, int]:
         """Like `_search`; also the number of ids that are absent."""
@@ -134,8 +136,8 @@ class Slots:
         unfinished, absent = torch.stack([is_unfinished.sum(), (entries == _EMPTY).sum()]).tolist()
         while unfinished:  # rare
             rest = is_unfinished.nonzero().squeeze(1)
-            found = self._search_window(slots.index_select(0, rest), ids.index_select(0, rest), keys)
-            for whole, part in zip((slots, entries, is_unfinished), found, strict=True):
+            continued = self._search_window(slots.index_select(0, rest), ids.index_select(0, rest), keys)
+            for whole, part in zip((slots, entries, is_unfinished), continued, strict=True):
                 whole.index_copy_(0, rest, part)
             unfinished, absent = torch.stack([is_unfinished.sum(), (entries == _EMPTY).sum()]).tolist()
         return slots, entries, absent
@@ -143,7 +145,7 @@ class Slots:
     def _search_window(self, slots: Tensor, ids: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Search from `slots` [n]: the slot that ends each search, its entry, and whether the search must go on.
 
-        A search that must go on has the slot behind its window, and _REMOVED for its entry.
+        For a search that must go on, they are the slot behind its window, and _REMOVED.
         """
         window = self._window(slots)
         read = self._entries[window]  # [n, _WINDOW]
@@ -152,8 +154,8 @@ class Slots:
         place = is_end.to(torch.int8).argmax(dim=1, keepdim=True)  # the first of several
         goes_on = is_end.any(dim=1).logical_not_()
         behind = (slots + _WINDOW).bitwise_and_(self._mask)
-        found = torch.where(goes_on, behind, window.gather(1, place).squeeze(1))
-        return found, read.gather(1, place).squeeze(1).masked_fill_(goes_on, _REMOVED), goes_on
+        end = torch.where(goes_on, behind, window.gather(1, place).squeeze(1))
+        return end, read.gather(1, place).squeeze(1).masked_fill_(goes_on, _REMOVED), goes_on
 
     def _place_windows(self, slots: Tensor, entries: Tensor) -> None:
         """Write each of `entries` [n] into the first free slot from its slot on."""

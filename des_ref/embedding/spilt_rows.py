@@ -1,7 +1,7 @@
 """Tables whose rows are spilt: their columns are in the host's memory, and a device caches some rows.
 
 The index is on the device. A step finds its rows, copies those that the cache lacks into it, and reads and updates them
-there. So it computes what it would with all rows on the device, to the last bit.
+there. The result is bit-identical to that with all rows on the device.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from des_ref.embedding.hash_table import Exported, Initial, RowTable, Updates
 
 
 class SpiltRows(RowTable):
-    """A table with its columns in the host's memory, and a cache on `device`; `state_floats` of a row are the
-    optimizer's.
+    """A table with its columns in the host's memory, and a cache on `device`.
 
-    A step calls `find_or_insert`, then `plan_moves`, `write_back` and `load` of `cache`, before it updates rows.
+    `state_floats`: the floats of a row that are the optimizer's state. A step calls `find_or_insert`, then
+    `plan_moves`, `write_back` and `load` of `cache`, before it updates rows.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class CopiedRows:
 
     @classmethod
     def of(cls, parts: Iterable[tuple[int, SpiltRows]]) -> CopiedRows:
-        """Those of several tables: the number of rows of each."""
+        """The sums over several tables, each with the number of its rows."""
         rows = floats = state = 0
         for count, table in parts:
             rows += count
@@ -90,7 +90,7 @@ class CopiedRows:
 
 @dataclass(frozen=True, slots=True)
 class SpiltMoves:
-    """The copies of a step, table by table, and what they copy out of caches and into them."""
+    """The copies of a step, table by table. `out` counts what leaves the caches, `into` what enters them."""
 
     of_tables: tuple[tuple[SpiltRows, CacheMoves], ...] = ()
 

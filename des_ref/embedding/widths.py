@@ -1,7 +1,7 @@
 """The widths of a model's tables: which columns a row has, and messages of rows without the columns that they lack.
 
-The lowest bits of an id name the width of its table, so that every worker knows the width of any row that it is asked
-for or sent: nothing else is sent for it. Feature ids are hashes, so these bits are free to take. `keyed` writes them.
+The lowest bits of an id name the width of its table, so every worker knows the width of each row that it is asked for
+or sent, without a further message. Feature ids are hashes, so these bits may be overwritten, which `keyed` does.
 
     sent      each row, or pooled vector, with its own columns: a flat message of floats (`packed`, `unpacked`)
     in a step rows [n, W] as wide as the widest, zeros behind their own columns, which no operator reads
@@ -44,7 +44,7 @@ class Widths:
         self._bag_columns = torch.cat([self._row_columns, every], dim=1)
 
     def keyed(self, ids: Tensor, field: Tensor) -> Tensor:
-        """`ids` [n] of `field` [n] that name the widths of their tables; the same again if they already do."""
+        """`ids` [n] of `field` [n], with the widths of their tables in the lowest bits. Idempotent."""
         return in_group(ids, self._group_of_field.to(field.device)[field])
 
     def width(self, ids: Tensor) -> list[int]:
@@ -87,7 +87,7 @@ def new_message(rows: Tensor, count: int, has: Tensor | None) -> Tensor:
 
 
 def message_sizes(counts: Sequence[int], has: Tensor | None) -> list[int]:
-    """The entries of a packed message for each peer, of which peer r has `counts[r]` consecutive rows."""
+    """The number of entries for each peer in a packed message, in which peer r has `counts[r]` consecutive rows."""
     if has is None:
         return list(counts)
     sizes: list[int] = torch.stack([part.sum() for part in has.split(list(counts))]).tolist()

@@ -42,7 +42,7 @@ _ON_ONE: tuple[tuple[str, Work], ...] = (
 
 
 def checks(ranks: Sequence[int]) -> Iterator[Check]:
-    """In the order in which they run: what others build on first, what takes long last."""
+    """The checks in the order in which they run: those that others rely on come first, long ones last."""
     for name, work in _ON_ONE:
         yield Check(name, partial(_ranks_of, work, 1, 0))
     yield Check("profile", partial(_ranks_of, profile, 1, 0))

@@ -14,8 +14,8 @@ class Skipped(Exception):
     """A check that cannot run here; the text says why."""
 
 
-class Late(CheckFailed):
-    """A check that was not done in the time it had."""
+class CheckTimedOut(CheckFailed):
+    """A check did not end within its time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,6 @@ class Machine:
 
 
 def require(holds: bool, otherwise: str) -> None:
-    """Raises CheckFailed."""
+    """Raises CheckFailed with the text `otherwise`, unless `holds`."""
     if not holds:
         raise CheckFailed(otherwise)

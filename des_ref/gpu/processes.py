@@ -17,7 +17,7 @@ from typing import Any
 from des_ref.cli import run
 from des_ref.comm import Comm, open_comm
 from des_ref.forked import forking_context
-from des_ref.gpu.machine import Figures, Late, Machine
+from des_ref.gpu.machine import CheckTimedOut, Figures, Machine
 from dessim.errors import CheckFailed
 from dessim.files import write_json
 from dessim.processes import leave
@@ -44,12 +44,12 @@ def on_ranks(machine: Machine, work: Work, ranks: int, limit_s: float, servers: 
         _join(processes, limit_s)
         answers = [_answer(scratch / f"{rank}.json", process) for rank, process in enumerate(processes)]
         is_late = any(process.is_alive() for process in processes)
-    # The first problem is the cause; other ranks then miss the one that failed, or are late.
+    # The first problem is the cause: the other ranks then lose the one that failed, or run out of time.
     problems = sorted((answer for answer in answers if "problem" in answer), key=lambda answer: float(answer["at"]))
     if problems:
         raise CheckFailed(problems[0]["problem"])
     if is_late:
-        raise Late(f"not done after {limit_s:.0f} s")
+        raise CheckTimedOut(f"not done after {limit_s:.0f} s")
     figures: Figures = answers[0]["figures"]
     return figures
 
@@ -58,7 +58,7 @@ def _rank(work: Work, machine: Machine, rank: int, ranks: int, servers: int, scr
     _redirect(machine.folder / LOG, 2)
     answer: dict[str, Any] = {}
     try:
-        with open_comm(machine.device, (scratch / "meeting", rank, ranks + servers), servers=servers) as comm:
+        with open_comm(machine.device, (scratch / "rendezvous", rank, ranks + servers), servers=servers) as comm:
             try:
                 answer = {"figures": work(comm, machine)}
             except Exception as error:  # noted before this rank leaves the group, which the others then notice
@@ -76,7 +76,7 @@ def _problem(rank: int, error: Exception) -> dict[str, Any]:
 
 
 def _redirect(path: Path, *streams: int) -> None:
-    """Append what this process writes to these streams to a file; on the terminal it would tear the table."""
+    """Append what this process writes to these streams to a file; on the terminal it would break up the table."""
     with path.open("a") as file:
         for stream in streams:
             os.dup2(file.fileno(), stream)
@@ -131,7 +131,7 @@ class Launched:
         if any(codes):
             raise CheckFailed(f"des_ref.train ended with exit codes {codes}")
         if None in codes:
-            raise Late(f"des_ref.train was not done after {limit_s:.0f} s")
+            raise CheckTimedOut(f"des_ref.train was not done after {limit_s:.0f} s")
 
 
 def launch(main: Callable[[Sequence[str]], int], arguments: Sequence[str], ranks: int, log: Path) -> Launched:

@@ -22,7 +22,7 @@ import torch
 
 from des_ref.cli import Parser, output_folder, say
 from des_ref.gpu.checks import Check, checks
-from des_ref.gpu.machine import Figures, Late, Machine, Skipped
+from des_ref.gpu.machine import CheckTimedOut, Figures, Machine, Skipped
 from des_ref.gpu.processes import LOG
 from dessim.errors import CheckFailed, DessimError, UsageError
 from dessim.files import write_json
@@ -89,9 +89,9 @@ def _row(check: Check, machine: Machine, left_s: float) -> Row:
         figures = check.run(machine, min(left_s, _LONGEST_S))
     except Skipped as skipped:
         state, reason = "skipped", str(skipped)
-    except Late as late:
+    except CheckTimedOut as timed_out:
         # A check that had less than its time has not failed.
-        state, reason = ("skipped", _NO_TIME) if left_s < _LONGEST_S else ("failed", str(late))
+        state, reason = ("skipped", _NO_TIME) if left_s < _LONGEST_S else ("failed", str(timed_out))
     except DessimError as error:
         state, reason = "failed", " ".join(str(error).split())
     except Exception as error:  # a bug in one check must not hide the others
@@ -100,7 +100,7 @@ def _row(check: Check, machine: Machine, left_s: float) -> Row:
 
 
 def _write(path: Path, about: dict[str, Any], rows: Sequence[Row], started_at: float, is_complete: bool) -> None:
-    found = {
+    result = {
         "schema_version": 1,
         **about,
         "complete": is_complete,
@@ -108,7 +108,7 @@ def _write(path: Path, about: dict[str, Any], rows: Sequence[Row], started_at: f
         "seconds": round(time.monotonic() - started_at, 2),
         "checks": [asdict(row) for row in rows],
     }
-    write_json(path, found)
+    write_json(path, result)
 
 
 def _about(device: str, gpus: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from des_ref.checkpoint.folder import newest_first
 from des_ref.comm import Comm
 from des_ref.data.batch import slice_of
 from des_ref.data.synthetic import Zipf
-from des_ref.gpu.machine import Figures, Late, Machine, require
+from des_ref.gpu.machine import CheckTimedOut, Figures, Machine, require
 from des_ref.gpu.processes import LOG, launch, on_ranks
 from des_ref.gpu.training import (
     built,
@@ -49,7 +49,7 @@ from dessim.workload.strategies import spec_of
 STRATEGY = "des_all_reduce"
 STALENESS = 2
 _MODELS = ("deepfm_multihot", "dcn", "dlrm", "xdeepfm_split", "fvae")
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 _SPARE = 256 << 20  # bytes beyond the formula that a step may take, for searching the table and by the allocator
 
 
@@ -87,7 +87,7 @@ def replicas(comm: Comm, machine: Machine) -> Figures:
 
 def ps_async(world: Comm, machine: Machine) -> Figures:
     """Workers on GPUs and a server in host memory train together; pulls keep the bound of staleness."""
-    comm = world.apart(1, _PATIENCE_S)
+    comm = world.with_servers(1, _TIMEOUT_S)
     model = model_of(machine)
     steps = machine.size(200, 4)
     network = Network(model, 1, torch.float32, comm.device)
@@ -115,7 +115,7 @@ def resumed(machine: Machine, ranks: int, limit_s: float) -> Figures:
         data = f'[data]\nsource = "synthetic"\nsamples = {samples}\n'
         write_text(settings, f'schema_version = 1\nmodel = "{model_name(machine)}"\n{data}')
         common = ["--config", str(settings), "--device", machine.device, "--batch", str(samples_of(machine) * ranks)]
-        common += ["--timeout", str(_PATIENCE_S), "--checkpoint-every", str(every), "--epochs", "1000000"]
+        common += ["--timeout", str(_TIMEOUT_S), "--checkpoint-every", str(every), "--epochs", "1000000"]
         whole = [*common, "--steps", str(steps), "--checkpoint", f"{folder}/whole", "--out", f"{folder}/whole.json"]
         launch(train.main, whole, ranks, log).wait(ends_at - time.monotonic())
         own = [*common, "--checkpoint", f"{folder}/own"]
@@ -123,7 +123,7 @@ def resumed(machine: Machine, ranks: int, limit_s: float) -> Figures:
         try:
             while not newest_first(Path(folder) / "own"):
                 if time.monotonic() > ends_at:
-                    raise Late("the run to be killed wrote no checkpoint in time")
+                    raise CheckTimedOut("the run to be killed wrote no checkpoint in time")
                 if all(process.exitcode is not None for process in running.processes):
                     raise CheckFailed("the run to be killed wrote no checkpoint")
                 time.sleep(0.01)
@@ -145,7 +145,7 @@ def traced(comm: Comm, machine: Machine) -> Figures:
     warmup, steps = machine.size(10, 2), machine.size(20, 2)
     trainer = built(comm, model, STRATEGY)
     source = Zipf.of(model, 0).open(batch * 5)
-    line = Pipeline(trainer, comm, endless(source, batch, comm), Lane(comm.beside(PREFETCH)))
+    line = Pipeline(trainer, comm, endless(source, batch, comm), Lane(comm.separate_group(PREFETCH)))
     session = TraceSession(
         TraceOptions(_trace(machine, comm.world_size), warmup, steps), comm, trainer, line, model, batch
     )
@@ -162,12 +162,12 @@ def _trace(machine: Machine, ranks: int) -> Path:
 def memory(machine: Machine, ranks: int, limit_s: float) -> Figures:
     """The highest memory of a step on one GPU, against the formula of its activations."""
     ends_at = time.monotonic() + limit_s
-    found = on_ranks(machine, peak, 1, limit_s)["peak_bytes"]
+    measured = on_ranks(machine, peak, 1, limit_s)["peak_bytes"]
     (projected,) = _dessim([*_job(machine, 1), "--no-pipeline"], ends_at)["projection"]
     planned = projected["memory"]["activations_bytes"]
     allowed = 1.5 * planned + _SPARE
-    require(float(found) <= allowed, f"a step takes {float(found):.3g} B; the formula says {planned:.3g} B")
-    return {"peak_bytes": found, "formula_bytes": round(planned)}
+    require(float(measured) <= allowed, f"a step takes {float(measured):.3g} B; the formula says {planned:.3g} B")
+    return {"peak_bytes": measured, "formula_bytes": round(planned)}
 
 
 def steps(machine: Machine, ranks: int, limit_s: float) -> Figures:
@@ -204,8 +204,8 @@ def _dessim(arguments: list[str], ends_at: float) -> dict[str, Any]:
         limit_s = max(ends_at - time.monotonic(), 1.0)
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise Late(f"dessim {arguments[0]} was not done in time") from None
+        raise CheckTimedOut(f"dessim {arguments[0]} was not done in time") from None
     if done.returncode:
         raise CheckFailed(f"dessim {arguments[0]}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

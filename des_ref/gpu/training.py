@@ -1,4 +1,4 @@
-"""Whole training steps on one device: the same bits in every way to run them, few waits of the host, memory."""
+"""Whole training steps on one device: the same bits however they are run, few waits of the host, memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from des_ref.comm import Comm
 from des_ref.data.batch import Batch
 from des_ref.data.synthetic import Zipf
 from des_ref.device.emulated import EMULATED, emulated
-from des_ref.device.held import most_held
+from des_ref.device.peak_memory import peak_bytes
 from des_ref.gpu.machine import Figures, Machine, require
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
@@ -35,10 +35,12 @@ MOST_WAITS = 5  # of a DES step; docs/gpu.md lists them
 
 
 def model_of(machine: Machine) -> Model:
+    """The model that the checks train."""
     return load_model(model_name(machine)).trained_by(Optimizers().rows.name)
 
 
 def model_name(machine: Machine) -> str:
+    """Its name among the shipped models."""
     return "deepfm_ml100k" if machine.small else "deepfm"
 
 
@@ -48,6 +50,7 @@ def samples_of(machine: Machine) -> int:
 
 
 def built(comm: Comm, model: Model, strategy: str) -> Strategy:
+    """A strategy with the default optimizers, on new float32 parameters."""
     return build(strategy, Network(model, 1, torch.float32, comm.device), Optimizers(), comm)
 
 
@@ -60,15 +63,16 @@ def some_batches(machine: Machine, model: Model, count: int, ranks: int = 1) -> 
 
 def digest(strategy: Strategy) -> str:
     """SHA-256 of all bits of rows and replicated parameters, with their optimizer state. Every worker calls it."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     rows = strategy.table.export()["rows"]
     for name, values in sorted({**rows, **{f"dense/{k}": v for k, v in strategy.dense_state().items()}}.items()):
-        found.update(name.encode())
-        found.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(name.encode())
+        sha256.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def digest_of_parameters(network: Network) -> str:
+    """SHA-256 of all bits of this worker's dense parameters."""
     flat = torch.cat([p.detach().reshape(-1) for p in network.dense_parameters])
     return hashlib.sha256(flat.cpu().numpy().tobytes()).hexdigest()
 
@@ -81,7 +85,7 @@ def pipeline(comm: Comm, machine: Machine) -> Figures:
     digests = []
     for ahead in (True, False, True):
         trainer = built(comm, model, "des_all_reduce")
-        lane = Lane(comm.beside(PREFETCH)) if ahead else None
+        lane = Lane(comm.separate_group(PREFETCH)) if ahead else None
         line = Pipeline(trainer, comm, endless(source, samples_of(machine), comm), lane)
         for _ in range(steps):
             line.step()
@@ -122,12 +126,12 @@ def waits(comm: Comm, machine: Machine) -> Figures:
     with _waits_counted(comm.device) as count:
         for strategy in ("des_all_reduce", "des_reduce_scatter"):
             trainer = built(comm, model, strategy)
-            found = []
+            wait_counts = []
             for batch in some_batches(machine, model, machine.size(20, 12)):
                 on_device = batch.to(comm.device)
-                found.append(count(partial(_step, trainer, on_device)))
+                wait_counts.append(count(partial(_step, trainer, on_device)))
             # A step in which the table replaces its index waits a little more often.
-            most[strategy] = usual = sorted(found)[len(found) // 2]
+            most[strategy] = usual = sorted(wait_counts)[len(wait_counts) // 2]
             require(usual <= MOST_WAITS, f"the host waits {usual} times in a step of {strategy}; {MOST_WAITS} allowed")
     return most
 
@@ -165,11 +169,11 @@ def _waits_counted(device: torch.device) -> Iterator[Callable[[Callable[[], obje
 
 
 def peak(comm: Comm, machine: Machine) -> Figures:
-    """The highest memory of a step beyond what was held before it."""
+    """The peak memory of a step, beyond that allocated before it."""
     model = model_of(machine)
     (whole,) = some_batches(machine, model, 1)
     trainer = built(comm, model, "des_all_reduce")
     batch = whole.to(comm.device)
     for _ in range(2):  # inserts the rows, and creates the optimizer's state
         trainer.step(batch)
-    return {"peak_bytes": most_held(comm, partial(trainer.step, batch))}
+    return {"peak_bytes": peak_bytes(comm, partial(trainer.step, batch))}

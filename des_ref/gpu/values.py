@@ -25,7 +25,7 @@ _CPU = torch.device("cpu")
 
 
 def tables(comm: Comm, machine: Machine) -> Figures:
-    """Ids inserted in batches and looked up again: the row numbers and values of a table on the CPU."""
+    """Ids inserted in batches and looked up again have the row numbers and values of a table on the CPU."""
     batch, batches = machine.size(100_000, 3000), machine.size(20, 3)
     on_device, on_cpu = (_table(device, torch.float32) for device in (comm.device, _CPU))
     for number in range(batches):
@@ -61,7 +61,7 @@ def codecs(comm: Comm, machine: Machine) -> Figures:
             figures[name] = round(bias, 5)
             continue
         share = float((decoded[0] != decoded[1]).to(torch.float32).mean())
-        require(share <= 1e-3, f"{name} decodes {share:.1%} of the values to others than on the CPU")
+        require(share <= 1e-3, f"{name} decodes {share:.1%} of the values differently from the CPU")
         figures[name] = share
     return figures
 
@@ -92,7 +92,7 @@ def optimizers(comm: Comm, machine: Machine) -> Figures:
 
 
 def sums(comm: Comm, machine: Machine) -> Figures:
-    """Sums over the occurrences of ids, of which one is in every sample: the same bits twice, and the CPU's sums."""
+    """Sums over occurrences of ids, one of them in every sample: bit-identical in two runs, and close to the CPU's."""
     n = machine.size(1 << 20, 1 << 11)
     generator = torch.Generator().manual_seed(0)
     keys = mix64(torch.randint(n // 4, (n,), generator=generator))

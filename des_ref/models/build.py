@@ -127,7 +127,8 @@ class Network:
             owned.whole.data = owned.whole.new_empty(0)
 
     def _columns_of_own_fields(self, columns: int) -> Tensor:
-        """int64: which of a parameter's `columns` belong to own fields; each field has its width, or equally many."""
+        """int64: which of a parameter's `columns` belong to own fields: as many for a field as its vectors are wide, or
+        the same number for every field."""
         per_field = columns // self.fields
         widths = (per_field,) * self.fields if self.uneven is None or columns == self.fields else self.uneven
         starts = [0, *accumulate(widths)]

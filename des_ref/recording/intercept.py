@@ -25,9 +25,9 @@ returns what that function returns."""
 
 @contextmanager
 def intercepted(launch: Launch) -> Iterator[None]:
-    """Hand `launch` what this thread launches, and what threads launch that intercept nothing themselves.
+    """Hand `launch` the calls of this thread, and those of threads that intercept nothing themselves.
 
-    Such are the threads that run the backward pass of a GPU.
+    Among the latter are the threads in which autograd runs the backward pass of a GPU.
     """
     _, by_thread = _intercepting()
     by_thread[get_ident()] = launch

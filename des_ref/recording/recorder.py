@@ -9,9 +9,9 @@ when its work is done if that was before anyone waited for it (where the backend
 program order: an op depends on the last compute op before it and on the collectives waited for since; a collective
 that is launched early holds up nothing until it is waited for.
 
-A thread that works ahead of the step has its own recorder (`Recorder.beside`), because torch's modes, the order of ops
-and the collectives waited for belong to one thread. Both recorders share the clock, the ids of ops, and the groups; the
-thread's ops are on a separate stream.
+A thread that works ahead of the step has its own recorder (`Recorder.for_stream`), because torch's modes, the order of
+ops and the collectives waited for belong to one thread. Both recorders share the clock, the ids of ops, and the groups;
+the thread's ops are on a separate stream.
 
 Recording costs time: a Python call of 10 to 20 us for each aten operator. A step is therefore recorded in one of two
 modes. *Full*: the mode is on throughout; FLOPs and bytes are counted and every collective is seen, but times are too
@@ -67,7 +67,7 @@ class Recorder(TorchDispatchMode):
         self._begin()
         self.groups: dict[str, tuple[int, ...]] = {}
 
-    def beside(self, comm: Comm, stream: str) -> Self:
+    def for_stream(self, comm: Comm, stream: str) -> Self:
         """A recorder for another thread that uses `comm` at the same time. Its ops are on `stream`."""
         other = self._for_thread(comm)
         other._stream = stream
@@ -131,8 +131,8 @@ class Recorder(TorchDispatchMode):
                 op, ranks = described(op, entry)
                 self.groups[op.group or ""] = ranks
             ops.append(op)
-        # Tensors and groups of the collectives are released now: who drops a group last waits for a thread of it, which
-        # may wait for Python's lock.
+        # Release tensors and groups here: dropping the last reference to a gloo group joins its thread, which may need
+        # the GIL.
         self._ops, self._unlabelled, self._pending = [], [], {}
         self._joined = 0
         return ops
@@ -166,11 +166,11 @@ class Recorder(TorchDispatchMode):
     def note(self, name: str, symbols: Mapping[str, float]) -> None:
         self.notes[name] = symbols
 
-    def launching(self, name: str, made: Collective | None = None) -> None:
+    def launching(self, name: str, built_as: Collective | None = None) -> None:
         # Host work up to here belongs to the last segment; from here to the launch it is the recorder's own.
         self._extend_last_segment()
         self._label = name
-        self._built_as = made
+        self._built_as = built_as
         if not self._is_full:
             self.__enter__()
 

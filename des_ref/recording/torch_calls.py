@@ -58,7 +58,7 @@ def touches_memory(func: Any) -> bool:
 
 
 def touched_bytes(func: Any, args: Sequence[Any], out: Any) -> int:
-    """Bytes that an operator reads and writes; of a table that it indexes, those of the elements it selects alone."""
+    """Bytes that an operator reads and writes; of a table that it indexes, only those of the selected elements."""
     name = func._overloadpacket.__name__
     if name in _SELECTING:
         return bytes_of(args[1:]) + _selected_bytes(name, args, out) + bytes_of(out)

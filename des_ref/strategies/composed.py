@@ -38,7 +38,7 @@ from des_ref.strategies.data_parallel import DataParallel
 from des_ref.strategies.in_turn import Part, in_turn
 from des_ref.strategies.replicas import BlockGradients, op_vars, sum_over_replicas
 from des_ref.strategies.row_all_to_all import RowAllToAll
-from des_ref.strategies.sharded import OwnersPool, RowWise, TableWise
+from des_ref.strategies.sharded import OwnerPooled, RowWise, TableWise
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
 from des_ref.strategies.table_group import GroupComm, GroupMarks, GroupNetwork, is_whole
 from des_ref.strategies.table_row_wise import ServerComms, TableRowWise
@@ -54,7 +54,7 @@ _WITHOUT_OWNERS = {"row_wise": RowWise, "row_all_to_all": RowAllToAll, "data_par
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A group of tables, and the strategy of its rows, whose own dense part is not used.
+    """A group of tables, and the strategy that moves its rows; the dense part of that strategy is not used.
 
     `fields` int64 [shards], ascending: the table of each shard.
     """
@@ -80,7 +80,7 @@ class _AllGradients(RowGradients):
 
 
 def check_optimizers(optimizers: Optimizers, replicas: int = 1, tables: Sequence[TablePlan] = ()) -> None:
-    """Raises UsageError for optimizers and lifetimes of rows with which a plan of groups of tables is not trained."""
+    """Raises UsageError for optimizers and lifetimes of rows that a plan of groups of tables does not support."""
     if replicas > 1 and optimizers.lifetime != Lifetime():
         problem = "admit_after and expire_after count ids in each replica of the tables"
         raise UsageError(f"{problem}: leave them out, or plan again without --replicas")
@@ -125,7 +125,7 @@ class Composed(ShardedBase):
         self._shards_of_field = self._by_field([len(of_table) for of_table in places])
         self._first_place = self._by_field([of_table[0] for of_table in places])
         self._further = [self._shards(places, part) for part in range(1, max(map(len, places)))]
-        # A hash of its id names the worker of a row, among those from the first one on.
+        # The hash of its id names the worker of a row: a place counted from the first worker of its table.
         self._first_worker = self._by_field([min(table.ranks, default=0) for table in tables])
         self._hashed_among = self._by_field([len(table.ranks) or self._block for table in tables])
         self._is_placed = self._by_field([bool(table.columns) for table in tables])
@@ -195,7 +195,7 @@ class Composed(ShardedBase):
             strategy = TableWise(*arguments, owners=owners)
         else:
             strategy = _WITHOUT_OWNERS[planned.name](*arguments)
-        if isinstance(strategy, OwnersPool):
+        if isinstance(strategy, OwnerPooled):
             strategy.stores = None if self._store_of_field is None else self._store_of_field[fields]
             if planned.is_spilt:
                 tables = dict.fromkeys(shard.table for shard in planned.shards)  # each once, also if it is split
@@ -205,7 +205,7 @@ class Composed(ShardedBase):
         return _Group(planned, fields, strategy)
 
     def _shards(self, places: Sequence[Sequence[int]], part: int) -> tuple[Tensor, Tensor]:
-        """The fields whose tables have a shard number `part`, and its place, from those of each table's shards."""
+        """The fields whose tables have a shard number `part`, and the place of this shard; `places`: all shards'."""
         fields = [field for field, of_table in enumerate(places) if part < len(of_table)]
         return self._by_field(fields), self._by_field([places[field][part] for field in fields])
 
@@ -277,20 +277,20 @@ class Composed(ShardedBase):
     def _learn(self, fetched: list[_OfGroup], grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
         sent = [group.strategy._send_back(grad.index_select(1, group.fields)) for group in self._groups]
         dense = self._send_dense_grads()
-        found = in_turn(
+        block_grads = in_turn(
             [
                 self._summed(group, _row_grads(group.strategy, own.result, *returned))
                 for group, own, returned in zip(self._groups, fetched, sent, strict=True)
             ]
         )
-        for group, own_grads in zip(self._groups, found, strict=True):
+        for group, own_grads in zip(self._groups, block_grads, strict=True):
             with group.strategy.marks.segment("update_rows", Phase.OPTIMIZER):
                 self.table.update(self._rows, own_grads.summed.rows, self._by_column(own_grads.summed.grad))
         self.table.end_step()
         self._step_dense(dense)
-        summed = [own.summed for own in found]
+        summed = [own.summed for own in block_grads]
         rows, ids, grads = (torch.cat([getattr(own, name) for own in summed]) for name in ("rows", "ids", "grad"))
-        return _AllGradients(rows, ids, grads, tuple(found)), self._by_column(grads)
+        return _AllGradients(rows, ids, grads, tuple(block_grads)), self._by_column(grads)
 
     def _summed(self, group: _Group, own: Part[RowGradients]) -> Part[BlockGradients]:
         """The gradients of a group's rows, summed over the replicas."""
@@ -313,7 +313,7 @@ class Composed(ShardedBase):
         )
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
-        found = {}
+        by_op = {}
         of_groups = counts.groups or (Counts(0),) * len(self._groups)  # no step yet
         for group, own in zip(self._groups, of_groups, strict=True):
             planned = group.planned
@@ -321,5 +321,5 @@ class Composed(ShardedBase):
             if planned.replicas > 1:
                 of_ops |= op_vars(own, self._block)
             for op, symbols in of_ops.items():
-                found[f"{op}.{planned.name}"] = {planned.symbol(name): value for name, value in symbols.items()}
-        return found
+                by_op[f"{op}.{planned.name}"] = {planned.symbol(name): value for name, value in symbols.items()}
+        return by_op

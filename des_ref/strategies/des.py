@@ -27,9 +27,9 @@ from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.dense_state import gather_columns
 from des_ref.strategies.exchange import OccurrenceMessages, gather_dense, send_occurrences, unpack_occurrences
 from des_ref.strategies.grads import SummedGrads
-from des_ref.strategies.hash_owned import HashOwned
 from des_ref.strategies.mid_reductions import MidReductions
 from des_ref.strategies.scoring import Scoring
+from des_ref.strategies.strategy_base import StrategyBase
 from des_ref.substitution.owned import OwnedOccurrences, bag_sizes
 from dessim.trace.schema import Phase
 
@@ -62,7 +62,7 @@ class _TailResult:
     sums_grad: Tensor
 
 
-class _Des(HashOwned):
+class _Des(StrategyBase):
     """Both variants share: ids to owners, partials, sparse backward and update."""
 
     name: str

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from des_ref.async_device import is_asynchronous
 from des_ref.comm import Comm, Handle
 from des_ref.data.batch import Batch
 from des_ref.hashing import owner_of
-from des_ref.queued import is_queued
 from des_ref.strategies.base import Lane
 from des_ref.strategies.hot_rows import HotRows
 from des_ref.substitution.owned import (
@@ -53,7 +53,7 @@ class _Sizes:
 
 
 def _exchange_counts(comm: Comm, to_send: Tensor) -> _Sizes:
-    """An AllToAll of sizes before one with uneven sizes; the host reads both lists in one look."""
+    """An AllToAll of sizes before one with uneven sizes; the host reads both lists in one device sync."""
     received = torch.empty_like(to_send)
     comm.all_to_all("id_counts", received, to_send, None, None).wait()
     return _Sizes(*torch.stack([to_send, received]).tolist(), received)
@@ -61,7 +61,7 @@ def _exchange_counts(comm: Comm, to_send: Tensor) -> _Sizes:
 
 def _tally_in_order(numbers: Tensor, order: Tensor, bins: int) -> Tensor:
     """As `tally`, for numbers that `order` sorts: on a GPU, searching the sorted numbers is faster than adding up."""
-    if not is_queued(numbers.device):
+    if not is_asynchronous(numbers.device):
         return tally(numbers, bins)
     starts = Groups.of(numbers[order], bins).starts
     return torch.cat([starts[1:], starts.new_full((1,), len(numbers))]) - starts
@@ -137,17 +137,17 @@ def unpack_occurrences(messages: OccurrenceMessages, samples: int, fields: int) 
     optional = () if rows.shape[1] == 3 else (rows[:, 3],)  # bag sizes
     bag, ids, sample, field, *optional = sorted_by(source * fields + coordinate, ids, sample, field, *optional)
     keys = SortedKeys.of(ids)
-    distinct, pairs = _sizes_in_one_look(keys, bag, field, fields)
+    distinct, pairs = _sizes_in_one_sync(keys, bag, field, fields)
     unique, row_index = keys.distinct(distinct)
     bag_size = optional[0] if optional else None
     return unique, OwnedOccurrences(sample, field, row_index, samples, fields, bag_size, pairs)
 
 
-def _sizes_in_one_look(
+def _sizes_in_one_sync(
     keys: SortedKeys, bag: Tensor, field: Tensor, fields: int
 ) -> tuple[int | None, list[int] | None]:
-    """The number of distinct keys, and of occupied bags in each field; None on a CPU, which finds them on the way."""
-    if not is_queued(bag.device):
+    """The number of distinct keys, and of occupied bags in each field; None on a CPU, where no sync is to be saved."""
+    if not is_asynchronous(bag.device):
         return None, None
     pairs = tally_where(first_of_runs(bag), field, fields)
     distinct, *of_fields = torch.cat([keys.is_first.sum()[None], pairs]).tolist()

@@ -16,8 +16,8 @@ Part = Generator[Handle, None, T]
 """Yields the handle of each message that it waits for, and returns its result."""
 
 
-def finished(part: Part[T]) -> T:
-    """The result of a part whose messages are waited for at once."""
+def run_alone(part: Part[T]) -> T:
+    """The result of a part that shares the step with no other: it waits for each message at once."""
     return in_turn([part])[0]
 
 

@@ -93,7 +93,7 @@ class PsAsync(ShardedBase):
             return Keys.of(batch.ids, len(self._wire.servers))
 
     def _fetch(self, batch: Batch, ids: Keys, train: bool) -> Part[_PulledRows]:
-        values = self._pull(Request.PULL if train else Request.LOOK, ids.unique, ids.sizes)
+        values = self._pull(Request.PULL if train else Request.READ, ids.unique, ids.sizes)
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled_at_samples(values, ids.inverse, batch)
@@ -142,14 +142,14 @@ class PsAsync(ShardedBase):
         no_keys = torch.empty(0, dtype=torch.int64)
         sizes = [0] * self._shards.servers
         # A server handles a worker's messages in order, so a reply shows that earlier pushes have been applied.
-        self._pull(Request.LOOK, no_keys, sizes)
+        self._pull(Request.READ, no_keys, sizes)
         self.comm.barrier()
-        self._pull(Request.LOOK, no_keys, sizes)
+        self._pull(Request.READ, no_keys, sizes)
 
-    def look(self, ids: Tensor) -> dict[str, Tensor]:
+    def read_rows(self, ids: Tensor) -> dict[str, Tensor]:
         """Values [n, width] of distinct ids as the servers currently hold them, by column."""
         keys = Keys.of(ids, self._shards.servers)
-        return self._by_column(self._pull(Request.LOOK, keys.unique, keys.sizes)[keys.inverse])
+        return self._by_column(self._pull(Request.READ, keys.unique, keys.sizes)[keys.inverse])
 
     def close(self) -> StalenessStats:
         """Release the servers; returns the staleness of all pulls at all servers."""

@@ -5,12 +5,12 @@ mistaken for the header of another request:
 
     PULL  keys                    -> rows, dense shard, when the worker may have them (des_ref.strategies.staleness)
     PUSH  keys, rows, dense shard    gradients, applied at once
-    LOOK  keys                    -> rows, dense shard; inserts nothing and never waits (evaluation)
+    READ  keys                    -> rows, dense shard; inserts nothing and never waits (evaluation)
     DONE                          -> 5 numbers, the StalenessStats of this server
 
 The certificate also asks for the order of pulls and pushes, which it replays in one process.
 
-The server ends when every worker is done, and fails if no message arrives within the wire's patience.
+The server ends when every worker is done, and fails if no message arrives within the wire's timeout.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Request(IntEnum):
 
     PULL = 0
     PUSH = 1
-    LOOK = 2
+    READ = 2
     DONE = 3
 
 
@@ -80,7 +80,7 @@ class Server:
                     self._waiting[worker] = keys
                 case Request.PUSH:
                     self._apply(worker, keys)
-                case Request.LOOK:
+                case Request.READ:
                     self._reply(worker, keys, self.table.gather(keys, tuple(self._widths)))
                 case Request.DONE:
                     self._clocks.finish(worker)

@@ -2,8 +2,8 @@
 
     replica_counts -> replica_ids, replica_grads (all_gather) -> replica_sum -> update_rows
 
-The workers with one place in all blocks own the same rows. Each receives the gradients of all of them, in the order of
-the blocks, so that their sums and copies are equal to the last bit.
+Each block of workers has all tables, so workers with the same place in their blocks own the same rows. They exchange
+their gradients and add them up in the order of the blocks, so their sums and copies are bit-identical.
 """
 
 from __future__ import annotations

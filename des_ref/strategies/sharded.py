@@ -32,15 +32,15 @@ from des_ref.strategies.exchange import (
     unpack_occurrences,
 )
 from des_ref.strategies.grads import SummedGrads
-from des_ref.strategies.hash_owned import field_of_rows
 from des_ref.strategies.in_turn import Part
 from des_ref.strategies.sharded_base import RowGradients, ShardedBase
+from des_ref.strategies.strategy_base import field_of_rows
 from dessim.trace.schema import Phase
 from dessim.workload.options import Options
 
 
 @dataclass(frozen=True, slots=True)
-class _OwnerPooled:
+class _PooledByOwner:
     """Owned rows, and the bags that this worker pooled from them.
 
     unique, rows  int64 [u], distinct owned ids and their row numbers (None in prediction)
@@ -59,12 +59,12 @@ class _OwnerPooled:
     moves: SpiltMoves
 
 
-class OwnersPool(ShardedBase):
-    """Owners pool rows and send bags.
+class OwnerPooled(ShardedBase):
+    """A strategy whose owners pool rows and send bags.
 
-    In a composed plan, `stores` int64 [F] are those of the rows of each table (embedding/by_width.py). Where rows of
-    some table are spilt, `spilt` are the stores of those that this worker has; a step first copies the rows that it
-    needs into their caches:
+    In a composed plan, `stores` int64 [F] has the store of each table's rows (embedding/by_width.py). If rows of a
+    table are spilt, `spilt` has the stores of this worker's spilt tables; a step first copies the rows that it needs
+    into their caches:
 
         find -> rows_out -> rows_in -> lookup
     """
@@ -122,7 +122,7 @@ class OwnersPool(ShardedBase):
         """Send the bags where they are needed, in the collective `pooled`."""
         raise NotImplementedError
 
-    def _fetch(self, batch: Batch, ids: Any, train: bool) -> Part[_OwnerPooled]:
+    def _fetch(self, batch: Batch, ids: Any, train: bool) -> Part[_PooledByOwner]:
         samples = len(batch) * self.comm.world_size
         moves, is_spilt = None, train and self.spilt is not None
         with self.marks.segment("find" if is_spilt else "lookup", Phase.FORWARD):
@@ -141,12 +141,12 @@ class OwnersPool(ShardedBase):
             values.requires_grad_(train)
             pooled = self._pooled(values, index, bag, self._number_of_bags(samples))
         received = yield from self._deliver(pooled.detach(), samples)
-        return _OwnerPooled(unique, rows, values, pooled, received, len(index), moves or SpiltMoves())
+        return _PooledByOwner(unique, rows, values, pooled, received, len(index), moves or SpiltMoves())
 
-    def _bags(self, fetched: _OwnerPooled) -> Tensor:
+    def _bags(self, fetched: _PooledByOwner) -> Tensor:
         return fetched.received.view(-1, self.network.fields, self.network.bag_width)
 
-    def _row_grads(self, fetched: _OwnerPooled, grad: Tensor) -> Part[RowGradients]:
+    def _row_grads(self, fetched: _PooledByOwner, grad: Tensor) -> Part[RowGradients]:
         with self.marks.segment("scatter_grad", Phase.BACKWARD):
             samples = len(fetched.pooled) // max(self._number_of_bags(1), 1)
             fetched.pooled.backward(unpacked(grad, self._columns(samples)).reshape(fetched.pooled.shape))
@@ -154,7 +154,7 @@ class OwnersPool(ShardedBase):
         yield from ()  # no message
         return RowGradients(fetched.rows, fetched.unique, fetched.values.grad)
 
-    def _counts(self, batch: Batch, fetched: _OwnerPooled, row_grads: RowGradients) -> Counts:
+    def _counts(self, batch: Batch, fetched: _PooledByOwner, row_grads: RowGradients) -> Counts:
         out, into = fetched.moves.out, fetched.moves.into
         return Counts(
             ids_sent=len(batch.ids),
@@ -174,24 +174,24 @@ class OwnersPool(ShardedBase):
         # This worker's sizes, scaled to the means that the formulas expect: B m / N ids, U / N rows.
         owned = {"m": counts.ids_owned * n / samples, "U": float(counts.rows * n)} | self._table_symbols()
         names = ("lookup", "pool", "pooled", "scatter_grad", "update_rows")
-        found = {"split_ids": sent, "ids": sent} | dict.fromkeys(names, owned)
+        symbols = {"split_ids": sent, "ids": sent} | dict.fromkeys(names, owned)
         if self.spilt is not None:
-            found |= {
+            symbols |= {
                 "find": owned,
                 "rows_in": {"MW": float(counts.missed_floats), "MO": float(counts.missed_state)},
                 "rows_out": {"MW": float(counts.evicted_floats), "MO": float(counts.evicted_state)},
             }
-        return found
+        return symbols
 
     def _table_symbols(self) -> dict[str, float]:
         return {}
 
 
-class NamedOwners(OwnersPool):
+class NamedOwners(OwnerPooled):
     """Each table has a named owner: a worker, or in table_row_wise.py a server."""
 
     def _place(self, owners: TableOwners, own: int) -> None:
-        """Tables are at `owners`, of which this worker is, or is in, number `own`."""
+        """Tables are at `owners`. This worker is owner number `own`, or belongs to it where owners are servers."""
         self._owners = owners
         self._own_fields = owners.fields(own)
         self._own_tables = len(self._own_fields)
@@ -260,7 +260,7 @@ class TableWise(NamedOwners):
         yield self.comm.all_to_all("pooled", received, packed(pooled, sent), *sizes)
         return unpacked(received, has)
 
-    def _bags(self, fetched: _OwnerPooled) -> Tensor:
+    def _bags(self, fetched: _PooledByOwner) -> Tensor:
         """[b, F, W + E], from bags that arrive rank by rank and table by table."""
         by_table = fetched.received.view(self.network.fields, -1, self.network.bag_width)  # [F, b, W + E]
         place = self._owners.place
@@ -277,7 +277,7 @@ class TableWise(NamedOwners):
         return received, self.comm.all_to_all("pooled_grad", received, packed(rows, sent), *sizes)
 
 
-class RowWise(OwnersPool):
+class RowWise(OwnerPooled):
     """The rows of every table are spread by hash: each worker pools what it owns of every bag."""
 
     name = "row_wise"
@@ -294,7 +294,7 @@ class RowWise(OwnersPool):
         return whole, self.comm.all_gather("pooled_grad", whole, message)
 
 
-class Mesh(OwnersPool):
+class Mesh(OwnerPooled):
     """The pooled bags are all-reduced and the dense part is replicated, so every worker has its whole gradients."""
 
     name = "mesh"

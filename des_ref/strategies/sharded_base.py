@@ -1,4 +1,4 @@
-"""The frame of the strategies that bring operands to the samples instead of partials to a sum.
+"""The step shared by strategies that move rows or pooled vectors to the samples, not partials.
 
     ... -> bags [b, F, W + E] -> dense_forward -> dense_backward -> ... -> update_rows -> update_dense
 
@@ -23,8 +23,8 @@ from des_ref.data.batch import Batch
 from des_ref.models.build import Network
 from des_ref.strategies.base import Counts, Lane, Optimizers, StepResult
 from des_ref.strategies.grads import SummedGrads
-from des_ref.strategies.hash_owned import HashOwned
-from des_ref.strategies.in_turn import Part, finished
+from des_ref.strategies.in_turn import Part, run_alone
+from des_ref.strategies.strategy_base import StrategyBase
 from des_ref.substitution.owned import sorted_by
 from des_ref.substitution.sums import Groups, RowIndex
 from dessim.trace.schema import Phase
@@ -49,7 +49,7 @@ class RowGradients:
     grad: Tensor
 
 
-class ShardedBase(HashOwned):
+class ShardedBase(StrategyBase):
     """One step; methods that raise NotImplementedError are each strategy's own."""
 
     name: str
@@ -109,7 +109,7 @@ class ShardedBase(HashOwned):
         samples = len(batch) * self.comm.world_size
         self._before()
         sent = sent or self.send(batch)
-        fetched = finished(self._fetch(batch, sent.ids, train=True))
+        fetched = run_alone(self._fetch(batch, sent.ids, train=True))
         self._before_dense()
         with mark("dense_forward", Phase.FORWARD):
             bags = self._bags(fetched).detach().requires_grad_()
@@ -131,7 +131,7 @@ class ShardedBase(HashOwned):
         dense = self._send_dense_grads()
         if ready is not None:
             ready.wait()
-        row_grads = finished(self._row_grads(fetched, grad_at_owner))
+        row_grads = run_alone(self._row_grads(fetched, grad_at_owner))
         grads = self._by_column(row_grads.grad)
         with self.marks.segment("update_rows", Phase.OPTIMIZER):
             self.update_rows(row_grads.rows, grads)
@@ -152,7 +152,7 @@ class ShardedBase(HashOwned):
         samples = len(batch) * self.comm.world_size
         self.settle()
         sent = self.send(batch)
-        bags = self._bags(finished(self._fetch(batch, sent.ids, train=False)))
+        bags = self._bags(run_alone(self._fetch(batch, sent.ids, train=False)))
         return self._gather_logits(self.network.tail(self.network.from_bags(bags), dense=sent.dense), samples)
 
     def _values(self, unique: Tensor, train: bool, *stores: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -73,7 +73,7 @@ class GroupComm:
 
     @property
     def _comm(self) -> Comm | CodedComm:
-        """The workers that exchange messages, whose ops are watched like those of the whole."""
+        """The group that exchanges messages. The recorder of the whole group watches it."""
         return self._whole if self._part is None else replace(self._part, tap=self._whole.tap)
 
     def __getattr__(self, name: str) -> Any:

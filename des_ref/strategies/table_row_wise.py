@@ -3,9 +3,9 @@
     id_counts, ids -> lookup -> pool -> pooled_server (reduce_scatter) -> pooled (all_to_all)
     pooled_grad (all_to_all) -> pooled_grad_server (all_gather) -> scatter_grad
 
-With L workers a server, worker l of server k has rank k L + l. It pools the tables of its server for all samples, in
-the order in which the vectors leave: by the place l' of their samples' worker in its server, then by this server k',
-the sample, and the table. The ReduceScatter leaves it those of place l, one part for each server.
+With L workers a server, worker l of server k has rank k L + l. It pools the tables of its server for all samples. The
+vectors are ordered by l', then by k', the sample and the table, where worker l' of server k' has the sample. The
+ReduceScatter leaves worker l the vectors with l' = l, in one part for each server.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ServerComms:
         for span in (Span.SERVER, Span.BETWEEN):
             groups = dict(span.group(rank, comm.world_size, size) for rank in range(comm.world_size))
             for ranks in groups.values():
-                part = comm.part(ranks)
+                part = comm.subgroup(ranks)
                 if part is not None:
                     own[span] = part
         return cls(size, own[Span.SERVER], own[Span.BETWEEN])
@@ -73,8 +73,8 @@ class TableRowWise(NamedOwners):
         return self._first_worker.to(field.device)[field] + owner_of(ids, self._groups.size)
 
     def op_vars(self, counts: Counts, samples: int) -> dict[str, dict[str, float]]:
-        found = super().op_vars(counts, samples)
-        return found | dict.fromkeys(("pooled_server", "pooled_grad_server"), found["pooled"])
+        symbols = super().op_vars(counts, samples)
+        return symbols | dict.fromkeys(("pooled_server", "pooled_grad_server"), symbols["pooled"])
 
     # -- the bags that this worker pools --------------------------------------------------------------------------
 
@@ -138,5 +138,5 @@ class TableRowWise(NamedOwners):
         return (yield from super()._row_grads(fetched, whole))
 
     def _in(self, part: Comm) -> Any:
-        """A part of the workers, whose ops the recorder of all workers names and watches."""
+        """A subgroup of the workers, whose ops the recorder of all workers names and watches."""
         return self.comm.within(part)

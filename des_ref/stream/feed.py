@@ -2,7 +2,7 @@
 
 Rank 0 alone reads text, and sends each worker its share; generated rows are generated where they are used. Before each
 batch all workers agree whether every one has its rows, or whether the stream has ended, because the input has ended or
-one of them was asked to stop. A worker that waits for rows keeps telling the others, so that no timeout expires.
+one of them was asked to stop. A worker that waits for rows keeps answering the others, so that no timeout expires.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Lines of text from a sequence of inputs: files, also .gz, named pipes, standard input.
 
 Nothing blocks for long: where no line has arrived, `take` returns none. With `follow` the last input has no end: a file
-is watched for more (like `tail -f`), a named pipe waits for the next writer. A line counts once its newline has
-arrived; the last line of an input without `follow` counts without one.
+is watched for more (like `tail -f`), a named pipe waits for the next writer. A line is complete once its newline has
+arrived; the last line of an input without `follow` needs no newline.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Input:
         return "standard input" if self.name == STDIN else self.name
 
     def seek(self, byte: int) -> None:
-        """Continue after `byte` bytes of text."""
+        """Continue after `byte` bytes of text. Raises FileError."""
         try:
             if self._unpacked is not None:
                 self._unpacked.seek(byte)
@@ -97,7 +97,7 @@ class Input:
             raise FileError(self.label, "", f"cannot be read from byte {byte:,} on: {error}") from None
 
     def read(self) -> bytes | None:
-        """The next block of text; empty at the end, None where nothing has arrived for WAIT_S."""
+        """The next block of text; empty at the end, None where nothing has arrived for WAIT_S. Raises FileError."""
         try:
             if self._unpacked is not None:
                 return self._unpacked.read1(_BLOCK)

@@ -115,7 +115,7 @@ class _Stream:
 
     def _train(self, limit: float, feed: Feed, reports: Reports, writer: Writer | None) -> None:
         comm, progress = self._comm, self.progress
-        lane = Lane(comm.beside(PREFETCH)) if self._settings.training.pipeline else None
+        lane = Lane(comm.separate_group(PREFETCH)) if self._settings.training.pipeline else None
         pipeline = self._pipeline = Pipeline(self._strategy, comm, feed, lane)
         clock = Clock(feed, self._reader)
         while not pipeline.has_ended and progress.steps < limit:

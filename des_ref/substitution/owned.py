@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from des_ref.queued import is_queued, places_of
+from des_ref.async_device import is_asynchronous, places_of
 from des_ref.substitution.sums import Groups, RowIndex, tally
 
 # Keys whose upper 32 bits are likely to be distinct; with more keys, collisions become common.
@@ -148,7 +148,7 @@ def first_of_runs(ascending: Tensor) -> Tensor:
 
 def _sorted_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
     """`keys` [n] ascending, and the stable order that sorts them."""
-    if len(keys) <= _MAX_KEYS_SORTED_BY_UPPER_HALF and not is_queued(keys.device):
+    if len(keys) <= _MAX_KEYS_SORTED_BY_UPPER_HALF and not is_asynchronous(keys.device):
         # Distinct hashes usually differ in their upper halves, and sorting 32 bits takes half the time.
         order = (keys >> 32).to(torch.int32).sort(stable=True).indices
         ascending = keys.index_select(0, order)
@@ -159,8 +159,8 @@ def _sorted_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def sorted_by(number: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """`number` [n] ascending, and `others` [n, ..] in the same order."""
-    # On a CPU a look is cheaper than a sort; on a GPU the host would have to wait for it.
-    if not is_queued(number.device) and not bool((number[1:] < number[:-1]).any()):
+    # On a CPU checking is cheaper than sorting; on a GPU the check would need a device sync.
+    if not is_asynchronous(number.device) and not bool((number[1:] < number[:-1]).any()):
         return number, *others
     number, order = number.sort(stable=True)
     return number, *(x[order] for x in others)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from des_ref.queued import is_queued
+from des_ref.async_device import is_asynchronous
 
 # A GPU adds up a group in one thread for each column. Longer groups, of hot ids, are cut into parts of this length.
 _LONGEST_PART = 256
@@ -35,7 +35,7 @@ class Groups:
 
     @classmethod
     def of(cls, group_of: Tensor, groups: int) -> Groups:
-        if is_queued(group_of.device):
+        if is_asynchronous(group_of.device):
             numbers = torch.arange(groups, dtype=group_of.dtype, device=group_of.device)
             return cls(group_of, torch.searchsorted(group_of, numbers))
         sizes = torch.bincount(group_of, minlength=groups)
@@ -98,7 +98,7 @@ class RowIndex:
 
 def tally(numbers: Tensor, bins: int) -> Tensor:
     """int64 [bins]: how often each of 0 .. bins - 1 occurs among `numbers` [n]."""
-    if is_queued(numbers.device):  # for bincount the host reads the least and the largest number
+    if is_asynchronous(numbers.device):  # for bincount the host reads the least and the largest number
         return tally_where(torch.ones_like(numbers, dtype=torch.bool), numbers, bins)
     return torch.bincount(numbers, minlength=bins)
 
@@ -125,7 +125,7 @@ def _long_sums(table: Tensor, row: Tensor, starts: Tensor) -> Tensor:
     On a GPU a long group is cut into parts: where one begins, and at every multiple of _LONGEST_PART. The part with
     which group i begins is number i + the number of multiples below its start.
     """
-    if not is_queued(table.device) or len(row) <= _LONGEST_PART:
+    if not is_asynchronous(table.device) or len(row) <= _LONGEST_PART:
         return embedding_bag(row, table, starts, mode="sum")
     multiples = torch.arange(0, len(row), _LONGEST_PART, dtype=starts.dtype, device=starts.device)
     parts = embedding_bag(row, table, torch.cat([starts, multiples]).sort().values, mode="sum")

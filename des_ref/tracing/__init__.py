@@ -1,1 +1,4 @@
-"""A trace of training steps: recorded ops, with the phase and the size formulas that the strategy's plan gives them."""
+"""Writes a trace of training steps.
+
+des_ref.recording records the ops; this package adds the phase and the size formulas of the strategy's plan.
+"""

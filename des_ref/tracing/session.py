@@ -90,7 +90,7 @@ class TraceSession:
         self._next_step = 0
         self._recorder = PlannedRecorder(comm, strategy.plan)
         lane = pipeline.lane
-        self._ahead = self._recorder.beside(lane.comm, PREFETCH) if lane is not None else None
+        self._ahead = self._recorder.for_stream(lane.comm, PREFETCH) if lane is not None else None
         self._last: _Recorded | None = None  # the step before, whose ops ahead still lack their sizes
         symbols = strategy.plan.symbols(model.symbols(comm.world_size, batch))
         self._symbols = symbols | value_bytes(strategy.value_bytes)
@@ -161,7 +161,7 @@ class TraceSession:
         return result
 
     def _keep(self, recorded: _Recorded, following: StepResult) -> None:
-        """Count or write a step, now that the step after it says how much was sent ahead during it."""
+        """Count or write a step. `following` is the step after it, whose ids were sent during it."""
         variables = self._strategy.op_vars(following.counts, self._batch)
         ops = sorted((*recorded.ops, *with_sizes(recorded.ahead, variables)), key=lambda op: op.start_us)
         if recorded.is_full:

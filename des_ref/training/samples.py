@@ -49,7 +49,7 @@ def train_on_samples(
     writer = Writer.of(settings.checkpoint, comm, run_identity)
     share = strategy.share if strategy.looks_ahead else None
     batches = endless(opened.source, batch, comm, progress.steps, share)
-    lane = Lane(comm.beside(PREFETCH)) if settings.training.pipeline else None
+    lane = Lane(comm.separate_group(PREFETCH)) if settings.training.pipeline else None
     pipeline = Pipeline(strategy, comm, batches, lane)
     try:
         session = TraceSession(trace, comm, strategy, pipeline, model, batch) if trace is not None else None

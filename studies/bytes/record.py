@@ -163,7 +163,7 @@ def main() -> int:
     has_servers = options.servers > 0
     with open_comm("cpu") as comm:
         if has_servers:
-            comm = comm.apart(options.servers, TIMEOUT_S)
+            comm = comm.with_servers(options.servers, TIMEOUT_S)
         for case in cases(study):
             row = measure(case, study, comm) if (case.strategy == DEDICATED_SERVER) == has_servers else None
             if row is not None:

@@ -46,7 +46,7 @@ def strategy(name: str, model: Model, rows: RowOptimizer, batches: Sequence[Batc
         while True:
             yield from ((0, slice_of(batch, comm.rank, comm.world_size)) for batch in batches)
 
-    pipeline = Pipeline(trained, comm, endless(), Lane(comm.beside(PREFETCH)))
+    pipeline = Pipeline(trained, comm, endless(), Lane(comm.separate_group(PREFETCH)))
     return lambda number: void(pipeline.step())
 
 

@@ -111,7 +111,7 @@ def race(comm: Comm, name: str, only: str) -> dict[str, list[float]]:
 
 def race_servers(comm: Comm, name: str) -> dict[str, list[float]]:
     """Return samples per second of the asynchronous server, which is the last process."""
-    comm = comm.apart(1, SERVER_TIMEOUT_S)
+    comm = comm.with_servers(1, SERVER_TIMEOUT_S)
     if comm.rank == comm.world_size:
         contenders.serve(model_of(name), RowAdagrad(RATE), comm)
         return {}

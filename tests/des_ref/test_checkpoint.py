@@ -112,9 +112,9 @@ def test_every_strategy_resumes_bit_identically_on_the_same_ranks_and_within_rou
     part: int, tiny: Path, tmp_path: Path
 ) -> None:
     cases = CASES[part::2]
-    work, meeting = tmp_path / "runs", tmp_path / "meeting"
-    meeting.mkdir()
-    names, _ = on_ranks(2, meeting, partial(_all_of, cases, tiny, work))
+    work, rendezvous = tmp_path / "runs", tmp_path / "rendezvous"
+    rendezvous.mkdir()
+    names, _ = on_ranks(2, rendezvous, partial(_all_of, cases, tiny, work))
     with open_comm("cpu") as comm:
         for case, name in zip(cases, names, strict=True):
             unbroken = parameters(work / name)

@@ -165,5 +165,5 @@ def test_ps_async_refuses_codecs(tiny):
 
     comm: Any = SimpleNamespace(wire=object())
     model = load_model(tiny)
-    with pytest.raises(UsageError, match="ps_async sends to servers as they are"):
+    with pytest.raises(UsageError, match="ps_async sends values to servers unencoded"):
         Encoding(parse_codecs("bf16")).around(comm, plan("ps_async", model), model, torch.float32)

@@ -128,9 +128,9 @@ def _compared(model: str, comm: Comm) -> dict[str, Any]:
 
 
 def test_they_train_score_and_export_as_whole_rows_do(tmp_path: Path) -> None:
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
-    ranks = on_ranks(2, meeting, partial(_compared, equal_model(tmp_path, 6)))
+    rendezvous = tmp_path / "rendezvous"
+    rendezvous.mkdir()
+    ranks = on_ranks(2, rendezvous, partial(_compared, equal_model(tmp_path, 6)))
     rows = {key: row for rank in ranks for store in rank["row_wise"][1] for key, row in store.items()}
     for of_rank, own_columns in zip(ranks, OWN, strict=True):
         scores, stored = of_rank["split"]
@@ -158,9 +158,9 @@ def test_columns_start_as_those_of_whole_rows(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
-    assert on_ranks(2, meeting, partial(resumes, equal_model(tmp_path, 6), tmp_path / "run", MIXED)) == [True, True]
+    rendezvous = tmp_path / "rendezvous"
+    rendezvous.mkdir()
+    assert on_ranks(2, rendezvous, partial(resumes, equal_model(tmp_path, 6), tmp_path / "run", MIXED)) == [True, True]
 
 
 def test_what_needs_whole_rows_is_refused(tmp_path: Path) -> None:

@@ -96,9 +96,9 @@ RESUMED = [whole(1), COPY, FETCH, ROW, whole(0)]
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
-    assert on_ranks(2, meeting, partial(resumes, equal_model(tmp_path), tmp_path / "run", RESUMED)) == [True, True]
+    rendezvous = tmp_path / "rendezvous"
+    rendezvous.mkdir()
+    assert on_ranks(2, rendezvous, partial(resumes, equal_model(tmp_path), tmp_path / "run", RESUMED)) == [True, True]
 
 
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

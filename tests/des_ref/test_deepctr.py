@@ -121,7 +121,7 @@ def test_our_network_with_deepctrs_weights_gives_its_outputs(name: str) -> None:
 
 
 def _certificates(peers: Path, comm: Comm) -> dict[str, Any]:
-    prefetch, found = comm.beside(PREFETCH), {}
+    prefetch, found = comm.separate_group(PREFETCH), {}
     for name, truth in torch.load(peers, weights_only=True).items():
         states = [State(**state) for state in truth]
         for strategy in EXACT:

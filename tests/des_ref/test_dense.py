@@ -179,9 +179,9 @@ def _predicted(file: Path, comm: Comm) -> dict[str, list[float]]:
 
 
 def test_predictions_use_the_dense_features_of_every_worker(dlrm: Path, tmp_path: Path) -> None:
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
-    first, second = on_ranks(2, meeting, partial(_predicted, dlrm))
+    rendezvous = tmp_path / "rendezvous"
+    rendezvous.mkdir()
+    first, second = on_ranks(2, rendezvous, partial(_predicted, dlrm))
     assert first == second
     with open_comm("cpu") as comm:
         alone = _predicted(dlrm, comm)

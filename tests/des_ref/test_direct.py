@@ -44,7 +44,7 @@ def sums(comm: Comm) -> dict[str, bool]:
         handle.wait()
     everyone = list(range(RANKS))
     found = {str(out.dtype): torch.equal(out, sum_in_order(comm.rank, everyone, out.dtype)) for out in outs}
-    part = comm.part([0, 2])
+    part = comm.subgroup([0, 2])
     if part is not None:
         out = torch.empty(ROWS, WIDTH)
         part.reduce_scatter("part", out, rank_input(comm.rank, torch.float32, 2)).wait()

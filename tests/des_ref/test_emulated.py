@@ -119,7 +119,7 @@ def test_poolings_train_on_the_device(pooling: str, placement: str, host: Comm) 
 def _certified_with_servers(world: Comm) -> list[Any]:
     """Worker 0's differences in a certificate of two workers on the device and a server in host memory."""
     case = Case(2, STEPS, "deepfm_ml100k", "ps_async", small=True)
-    comm = world.apart(1, 60.0)
+    comm = world.with_servers(1, 60.0)
     model = case.load()
     samples = case_batches(case, model, comm)
     is_worker = comm.rank < comm.world_size

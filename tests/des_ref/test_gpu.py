@@ -14,7 +14,7 @@ import torch
 from des_ref.comm import Comm
 from des_ref.gpu import program
 from des_ref.gpu.checks import Check
-from des_ref.gpu.machine import Figures, Late, Machine, Skipped, require
+from des_ref.gpu.machine import CheckTimedOut, Figures, Machine, Skipped, require
 from des_ref.gpu.processes import on_ranks
 from dessim.errors import CheckFailed, UsageError
 from tests.forked import run_forked
@@ -68,7 +68,7 @@ def _has_a_bug(machine: Machine, limit_s: float) -> Figures:
 
 
 def _is_late(machine: Machine, limit_s: float) -> Figures:
-    raise Late("not done")
+    raise CheckTimedOut("not done")
 
 
 def _passes(machine: Machine, limit_s: float) -> Figures:

@@ -60,9 +60,9 @@ def _sent(arguments: tuple[str, ...], comm: Comm) -> dict[str, tuple[float, floa
 
 def test_the_job_trained_has_the_bytes_planned(tmp_path: Path) -> None:
     """Distinct ids of a batch follow the measured laws, within the noise of 12 batches."""
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
-    found = on_ranks(2, meeting, partial(_sent, planned(tmp_path, 512)))[0]
+    rendezvous = tmp_path / "rendezvous"
+    rendezvous.mkdir()
+    found = on_ranks(2, rendezvous, partial(_sent, planned(tmp_path, 512)))[0]
     # Own ids are the most of the ids of one table, and rows by hash are halved over two workers only on average.
     assert {name for name, (sent, expected) in found.items() if sent != pytest.approx(expected, rel=0.05)} == set()
     assert {"rows.row_all_to_all", "row_grads.data_parallel", "ids.table_wise"} <= set(found)

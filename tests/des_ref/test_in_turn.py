@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from des_ref.strategies.in_turn import Part, finished, in_turn
+from des_ref.strategies.in_turn import Part, in_turn, run_alone
 
 
 class Message:
@@ -36,5 +36,5 @@ def test_all_send_before_the_first_waits_and_wait_in_the_order_of_sending() -> N
 
 def test_a_part_alone_waits_at_once() -> None:
     events: list[str] = []
-    assert finished(part("a", 2, events)) == "a"
+    assert run_alone(part("a", 2, events)) == "a"
     assert events == ["send a0", "wait a0", "send a1", "wait a1", "end a"]

@@ -10,7 +10,7 @@ import torch
 
 from des_ref.comm import open_comm
 from des_ref.data.synthetic import Zipf
-from des_ref.device.held import most_held
+from des_ref.device.peak_memory import peak_bytes
 from des_ref.models.build import Network
 from des_ref.models.dense_optim import DenseOptimizer
 from des_ref.strategies import STRATEGIES
@@ -64,7 +64,7 @@ def test_a_step_allocates_the_memory_that_its_plan_predicts(name: str, strategy:
         peaks = []
         for _ in range(3):
             gc.collect()  # otherwise leftovers of earlier steps would count as freed in this one
-            peaks.append(most_held(comm, partial(trainer.step, whole)))
+            peaks.append(peak_bytes(comm, partial(trainer.step, whole)))
     rows = {"U": float(counts.rows), "u": float(counts.rows)}
     measured = model.symbols(1, batch) | rows | {"m": counts.ids_owned / batch, "q": counts.pairs / batch}
     assert memory_of(trainer.plan, measured).activations == pytest.approx(max(peaks), rel=0.25)

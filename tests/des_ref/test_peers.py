@@ -85,7 +85,7 @@ def test_a_start_that_a_peer_never_joins_times_out(tmp_path: Path) -> None:
 
 
 def test_an_error_of_this_process_is_not_blamed_on_a_peer() -> None:
-    with open_comm("cpu") as comm, pytest.raises(RuntimeError, match="shape"), comm.patience("partials"):
+    with open_comm("cpu") as comm, pytest.raises(RuntimeError, match="shape"), comm.peer_errors("partials"):
         torch.zeros(2) @ torch.zeros(3, 2).reshape(7)
 
 
@@ -107,7 +107,7 @@ def test_a_group_whose_start_gets_no_answer_ends_within_the_timeout(monkeypatch:
     with open_comm("cpu") as comm:
         monkeypatch.setattr(torch.distributed, "new_group", lambda **_: Event().wait())
         with pytest.raises(RankError, match=r"start of group saving failed, .* was silent for 0\.1 s: no answer"):
-            replace(comm, timeout=0.1).beside("saving")
+            replace(comm, timeout=0.1).separate_group("saving")
 
 
 def _serve(rank: int, folder: Path) -> None:
@@ -116,8 +116,8 @@ def _serve(rank: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = (folder / "port").read_text()
     if rank == 0:
-        apart = Comm.apart
-        Comm.apart = lambda *arguments: (apart(*arguments), os._exit(9))[0]  # type: ignore[method-assign]
+        split = Comm.with_servers
+        Comm.with_servers = lambda *arguments: (split(*arguments), os._exit(9))[0]  # type: ignore[method-assign]
     arguments = ["--data", "synthetic", "--model", "fm", "--strategy", "ps_async", "--device", "cpu", "--timeout", "2"]
     leave(run("des_ref.train", lambda: train.main(arguments)))
 

@@ -33,7 +33,7 @@ def trained(tiny: Path, comm: Comm, strategy: str, ahead: bool) -> dict[str, Ten
     network = Network(model, 1, torch.float32, comm.device)
     trainer = STRATEGIES[strategy](network, Optimizers(init_std=0.1), comm)
     source = Zipf(model.input.fields, 1.5, 200, 1.05, 3).open(400)
-    lane = Lane(comm.beside(PREFETCH)) if ahead else None
+    lane = Lane(comm.separate_group(PREFETCH)) if ahead else None
     pipeline = Pipeline(trainer, comm, endless(source, 64, comm), lane)
     epochs = []
     for _ in range(STEPS):
@@ -57,9 +57,9 @@ def test_parameters_are_bit_identical_with_and_without_pipeline(strategy: str, t
         assert_same_bits(*(trained(tiny, comm, strategy, ahead) for ahead in (True, False)))
 
 
-def _rank(rank: int, tiny: Path, meeting: Path, answer: Path) -> None:
+def _rank(rank: int, tiny: Path, rendezvous: Path, answer: Path) -> None:
     torch.set_num_threads(1)
-    with open_comm("cpu", (meeting, rank, 2)) as comm:
+    with open_comm("cpu", (rendezvous, rank, 2)) as comm:
         found = {
             (strategy, ahead): trained(tiny, comm, strategy, ahead)
             for strategy in ("des_all_reduce", "des_reduce_scatter")
@@ -73,7 +73,7 @@ def _rank(rank: int, tiny: Path, meeting: Path, answer: Path) -> None:
 def test_two_ranks_are_bit_identical_with_and_without_pipeline(tiny: Path, tmp_path: Path) -> None:
     context = forking_context()
     answer = tmp_path / "answer"
-    ranks = [context.Process(target=_rank, args=(rank, tiny, tmp_path / "meeting", answer)) for rank in range(2)]
+    ranks = [context.Process(target=_rank, args=(rank, tiny, tmp_path / "rendezvous", answer)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:

@@ -48,11 +48,11 @@ def test_replicas_equal_one_process_with_the_bytes_of_their_formulas(ranks: int,
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
+    rendezvous = tmp_path / "rendezvous"
+    rendezvous.mkdir()
     tables = [whole(0), COPY, FETCH, ROW, whole(0)]
     work = partial(resumes, equal_model(tmp_path), tmp_path / "run", tables, replicas=2)
-    assert on_ranks(2, meeting, work) == [True, True]
+    assert on_ranks(2, rendezvous, work) == [True, True]
 
 
 def test_what_has_no_replicas_is_refused_in_one_line(tmp_path: Path) -> None:

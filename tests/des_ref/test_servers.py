@@ -92,9 +92,9 @@ def _trace(model: str, path: Path, comm: Comm) -> None:
 
 
 def test_they_score_as_whole_tables_do_resume_and_are_traced(tmp_path: Path) -> None:
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
-    for of_rank in on_ranks(2, meeting, partial(_compared, tmp_path)):
+    rendezvous = tmp_path / "rendezvous"
+    rendezvous.mkdir()
+    for of_rank in on_ranks(2, rendezvous, partial(_compared, tmp_path)):
         expected = of_rank["scores"].pop("whole")
         for name, scores in of_rank["scores"].items():
             assert scores == pytest.approx(expected, rel=1e-12), name

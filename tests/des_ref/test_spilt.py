@@ -154,10 +154,10 @@ def test_a_checkpoint_of_other_caches_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
-    meeting = tmp_path / "meeting"
-    meeting.mkdir()
+    rendezvous = tmp_path / "rendezvous"
+    rendezvous.mkdir()
     tables = [spilt(whole(1)), COPY, FETCH, spilt(ROW), spilt(whole(0), 3)]
-    assert on_ranks(2, meeting, partial(resumes, equal_model(tmp_path), tmp_path / "run", tables)) == [True, True]
+    assert on_ranks(2, rendezvous, partial(resumes, equal_model(tmp_path), tmp_path / "run", tables)) == [True, True]
 
 
 def test_a_stream_is_learned_as_on_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

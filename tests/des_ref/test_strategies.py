@@ -82,7 +82,7 @@ class _LoggingServer(Server):
 
 def _slow_second_worker(model: Model, everyone: Comm, bound: int) -> Any:
     """Two workers, the second of which sleeps in every step; returns the server's log."""
-    comm = everyone.apart(1, 60.0)
+    comm = everyone.with_servers(1, 60.0)
     network = Network(model, 1, torch.float64, "cpu")
     if comm.rank >= comm.world_size:
         server = _LoggingServer(network, Optimizers(), comm, bound)
@@ -98,7 +98,7 @@ def _slow_second_worker(model: Model, everyone: Comm, bound: int) -> Any:
 
 def _silent_second_worker(model: Model, everyone: Comm) -> str | None:
     """The second worker stops early; returns the error of the others."""
-    comm = everyone.apart(1, 1.0)
+    comm = everyone.with_servers(1, 1.0)
     network = Network(model, 1, torch.float64, "cpu")
     try:
         if comm.rank >= comm.world_size:
@@ -130,7 +130,7 @@ def _rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     model, result = load_model(folder / "five.toml"), {}
     with open_comm("cpu", (folder / "rendezvous", rank, RANKS)) as comm:
-        prefetch = comm.beside(PREFETCH)
+        prefetch = comm.separate_group(PREFETCH)
         for kind, ids in BAGS.items():
             certify_case.IDS_PER_FIELD = ids  # type: ignore[misc]
             wholes, truths = certify_case.batches(Case(RANKS, STEPS, "", ""), model, comm), {}
@@ -142,7 +142,7 @@ def _rank(rank: int, folder: Path) -> None:
                 result[f"{name} {kind}"] = compare(case, model, comm, prefetch, wholes, truths.get(optimizers, ()))
         result["predictions"] = _predictions(model, comm)
         batches = certify_case.batches(Case(1, 3, "", ""), model, comm)
-        one_worker = comm.apart(2, 60.0)
+        one_worker = comm.with_servers(2, 60.0)
         result["one worker"] = stale.measure(one_worker, model, Optimizers(), 1, batches, staleness=3)
         for bound in (0, 2):
             result[f"slow {bound}"] = _slow_second_worker(model, comm, bound)
@@ -266,7 +266,7 @@ def test_ps_async_reports_a_worker_that_falls_silent(results: list[dict[str, Any
 
 def test_ps_async_needs_server_processes(tiny: Path) -> None:
     with open_comm("cpu") as comm, pytest.raises(UsageError, match="1 of 1 processes are servers"):
-        comm.apart(1, 1.0)
+        comm.with_servers(1, 1.0)
     with open_comm("cpu") as comm, pytest.raises(UsageError, match="start more processes"):
         PsAsync(Network(load_model(tiny), 0, torch.float64, "cpu"), Optimizers(), comm)
 

@@ -218,7 +218,7 @@ class OperatorSpec(BaseModel):
         return ""
 
 
-class EitherWay(OperatorSpec):
+class DesOrMesh(OperatorSpec):
     """An operator that separates, but may also be computed above the operand with `strategy = "mesh"`.
 
     Its widths decide which sends less. `des` sends its partials, and the gradients of weights that local partials read,

@@ -8,7 +8,7 @@ from dessim.workload.formula import ONE, ZERO, add_up, group, number
 from dessim.workload.operators.base import (
     Costs,
     Dense,
-    EitherWay,
+    DesOrMesh,
     Layer,
     Layers,
     OperatorSpec,
@@ -44,7 +44,7 @@ class Cross(OperatorSpec):
         )
 
 
-class CrossV2(EitherWay):
+class CrossV2(DesOrMesh):
     """DCN-v2's cross network, with full matrices or with U V^T of rank `rank`.
 
     It is computed above the operand. With low rank under field placement it separates, and sends r floats a sample and

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from dessim.workload.formula import ONE, ZERO, tight_sum
 from dessim.workload.operators.base import (
     Costs,
+    DesOrMesh,
     Dropout,
-    EitherWay,
     OperatorSpec,
     Round,
     Shape,
@@ -90,7 +90,7 @@ class FmFields(OperatorSpec):
         )
 
 
-class Mlp(EitherWay):
+class Mlp(DesOrMesh):
     """An mlp over h = W1 . concat_f(pooled v_f). W1 is substituted; the layers above it are the dense tail."""
 
     kind: Literal["mlp"]

@@ -141,9 +141,9 @@ def _train_ddp(comm: Comm) -> dict[str, Any]:
     return {"size": sum(p.numel() * p.element_size() for p in net.parameters()), "steps": seen}
 
 
-def _ddp_rank(rank: int, meeting: Path, answer: Path) -> None:
+def _ddp_rank(rank: int, rendezvous: Path, answer: Path) -> None:
     torch.set_num_threads(1)
-    with open_comm("cpu", (meeting, rank, 2)) as comm:
+    with open_comm("cpu", (rendezvous, rank, 2)) as comm:
         # In a separate function: a DDP model that outlives its process group aborts the process (torch 2.13).
         seen = _train_ddp(comm)
         if rank == 0:
@@ -155,7 +155,7 @@ def _ddp_rank(rank: int, meeting: Path, answer: Path) -> None:
 def test_collectives_of_ddps_reducer_are_seen(tmp_path: Path) -> None:
     context = forking_context()
     answer = tmp_path / "answer.json"
-    ranks = [context.Process(target=_ddp_rank, args=(rank, tmp_path / "meeting", answer)) for rank in range(2)]
+    ranks = [context.Process(target=_ddp_rank, args=(rank, tmp_path / "rendezvous", answer)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:

@@ -100,14 +100,14 @@ def _dealt(names: list[str], batch: int, comm: Comm, integers: Integers = Intege
 
 @pytest.mark.parametrize("integers", Integers)
 def test_rank_0_reads_and_sends_each_worker_its_share(integers: Integers, tmp_path: Path) -> None:
-    meeting, file = tmp_path / "meeting", tmp_path / "rows"
-    meeting.mkdir()
+    rendezvous, file = tmp_path / "rendezvous", tmp_path / "rows"
+    rendezvous.mkdir()
     rows = text(50)
     file.write_text("".join(rows))
     ids, labels, dense = parse([row.encode() for row in rows[:48]], "", 1, BadRows(), integers)
     assert (dense is None) == (integers is not Integers.DENSE)
     work = partial(_dealt, [str(file)], 12, integers=integers)
-    for rank, (got, ended_by) in enumerate(on_ranks(2, meeting, work)):
+    for rank, (got, ended_by) in enumerate(on_ranks(2, rendezvous, work)):
         assert ended_by == "end of input" and len(got) == 4
         for number, (own, own_labels, own_dense, knows) in enumerate(got):
             mine = slice(12 * number + 6 * rank, 12 * number + 6 * rank + 6)

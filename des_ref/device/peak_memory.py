@@ -1,4 +1,4 @@
-"""The memory that a call holds at most at a time, as the allocator of its device counts it."""
+"""The peak memory of a call, as the allocator of its device counts it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch._C._profiler import _EventType
 from des_ref.comm import Comm
 
 
-def most_held(comm: Comm, call: Callable[[], object]) -> int:
-    """Bytes that a call on the device of `comm` holds at most at a time, beyond those held before it."""
+def peak_bytes(comm: Comm, call: Callable[[], object]) -> int:
+    """Peak bytes that a call allocates on the device of `comm`, beyond those allocated before it."""
     if comm.device.type == "cuda":
         comm.synchronize()
         torch.cuda.reset_peak_memory_stats(comm.device)
@@ -22,30 +22,30 @@ def most_held(comm: Comm, call: Callable[[], object]) -> int:
         return int(torch.cuda.max_memory_allocated(comm.device) - before)
     with torch.profiler.profile(profile_memory=True) as profile:
         call()
-    return _most(_allocations(profile.profiler.kineto_results.experimental_event_tree()))
+    return _peak(_allocations(profile.profiler.kineto_results.experimental_event_tree()))
 
 
-def _most(allocations: Iterable[Any]) -> int:
-    """The most that allocations and releases add up to.
+def _peak(allocations: Iterable[Any]) -> int:
+    """The largest total of bytes allocated and not yet released.
 
-    A release counts what was allocated at its address. The size that the profiler states may be that of an allocation
-    in an earlier profile, at an address that has been reused since.
+    The size of a release is that of the last allocation at its address. The profiler's own size of a release may be
+    wrong: that of an allocation in an earlier profile, at an address that has been reused since.
     """
     sizes: dict[int, int] = {}
-    held = most = 0
+    allocated = peak = 0
     for event in sorted(allocations, key=lambda event: event.start_time_ns):
         address, size = event.extra_fields.ptr, event.extra_fields.alloc_size
         if size > 0:
             sizes[address] = size
-            held += size
-            most = max(most, held)
+            allocated += size
+            peak = max(peak, allocated)
         else:
-            held -= sizes.pop(address, 0)
-    return most
+            allocated -= sizes.pop(address, 0)
+    return peak
 
 
 def _allocations(events: Iterable[Any]) -> Iterator[Any]:
-    """The allocations and releases among events and all that they contain."""
+    """The allocations and releases among events and their descendants."""
     for event in events:
         if event.tag == _EventType.Allocation:
             yield event

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from des_ref.async_device import places_of
 from des_ref.comm import Comm, group, open_comm
 from des_ref.comm.launch import _pick_device, _Placement
 from des_ref.data.batch import Batch
@@ -20,7 +21,6 @@ from des_ref.device.emulated import EMULATED, emulated
 from des_ref.models.build import Network
 from des_ref.pipeline import Pipeline, endless
 from des_ref.progress import Progress
-from des_ref.queued import places_of
 from des_ref.strategies import build
 from des_ref.strategies.base import Counts, Lane, Optimizers
 from des_ref.substitution import sums
@@ -69,12 +69,12 @@ def test_nccl_is_bound_to_its_device_and_never_includes_servers(
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     groups: list[dict[str, Any]] = []
     monkeypatch.setattr(dist, "new_group", lambda **settings: groups.append(settings))
-    with open_comm("cuda", (tmp_path / "meeting", 0, 3), servers=servers) as comm:
+    with open_comm("cuda", (tmp_path / "rendezvous", 0, 3), servers=servers) as comm:
         ((named,), settings) = started[0]
         assert (named, settings.get("device_id")) == (backend, bound)
         assert order == ["set cuda:0", "init"]
         if servers:
-            workers = comm.apart(servers, 1.0)
+            workers = comm.with_servers(servers, 1.0)
             assert comm.device.type == "cpu" and workers.device == GPU and workers.backend == "nccl"
             made = {g["group_desc"]: (g["backend"], g["ranks"]) for g in groups}
             assert made == {"servers": ("gloo", None), "workers": ("nccl", [0, 1])}
@@ -154,7 +154,7 @@ def _launches(host: Comm) -> list[Any]:
     try:
         with emulated() as counts:
             trainer = build("row_all_to_all", Network(model, 1, torch.float32, EMULATED), Optimizers(), comm)
-            pipeline = Pipeline(trainer, comm, endless(source, 32, comm), Lane(comm.beside(PREFETCH)))
+            pipeline = Pipeline(trainer, comm, endless(source, 32, comm), Lane(comm.separate_group(PREFETCH)))
             for _ in range(3):
                 pipeline.step()
             pipeline.close()

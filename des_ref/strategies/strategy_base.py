@@ -1,4 +1,4 @@
-"""The base class of strategies: a hash of its id places a row, and replicas are up to date after each step."""
+"""The base class of strategies. By default, the hash of its id places a row, and replicas agree after every step."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ def field_of_rows(count: int, inverse: Tensor, field: Tensor) -> Tensor:
     return field.new_zeros(count).scatter_(0, inverse, field)
 
 
-class HashOwned:
-    """The parts of `Strategy` that most strategies share. A subclass adds `send`, `step`, `predict` and `op_vars`."""
+class StrategyBase:
+    """The parts of `Strategy` that most strategies share. A subclass adds `send`, `step`, `predict` and `op_vars`.
+
+    A strategy that places rows by field overrides `owner`.
+    """
 
     name: str
     rows_replicated = False

@@ -54,13 +54,13 @@ class _Scheduler:
         tenants: Sequence[Tenant],
         algorithms: Mapping[Collective, str] | None,
         progress: Progress,
-        repetition: bool,
+        steady_state: bool,
     ) -> None:
         self.env = simpy.Environment()
         self.routed = routed
         self.algorithms = algorithms
         self.progress = progress
-        self.repetition = repetition
+        self.steady_state = steady_state
         self.fabric = FlowFabric(self.env, routed.cluster, routed.folding, progress)
         self.free = np.ones(routed.cluster.n_gpus, dtype=bool)
         self.queue: deque[tuple[Tenant, simpy.Event]] = deque()
@@ -77,27 +77,27 @@ class _Scheduler:
         self.queue.append((tenant, admitted))
         self._admit()
         running: RunningJob = yield admitted  # type: ignore[assignment]
-        yield from self._skip_repetitions(running)
+        yield from self._skip_steady_state(running)
         while running.done < tenant.steps:
             yield from self._step(running)
-            yield from self._skip_repetitions(running)
+            yield from self._skip_steady_state(running)
         self.results[tenant.name] = running.result(float(self.env.now))
         self._leave(running)
 
     def _step(self, running: RunningJob) -> Process:
         progress = self.progress.within(self._steps_done(), self.steps, "steps")
         running.run = JobRun(self.env, running.network, running.tenant.workload, progress)
-        if self.repetition:
-            running.run.paused = lambda: self.env.process(self._skip_repetitions(running))
+        if self.steady_state:
+            running.run.paused = lambda: self.env.process(self._skip_steady_state(running))
         yield running.run.start()
         record = running.run.finish()
         running.run = None
         record.bytes_by_kind = _bytes_by_kind(record)
         running.end_step(record)
 
-    def _skip_repetitions(self, running: RunningJob) -> Process:
+    def _skip_steady_state(self, running: RunningJob) -> Process:
         """Between two steps, or in a step without a collective in progress: skip time whose outcome is known."""
-        if not self.repetition:
+        if not self.steady_state:
             return
         yield _EndOfInstant(self.env)
         group, now = self._group_of(running), self.env.now
@@ -191,11 +191,11 @@ def simulate_tenants(
     tenants: Sequence[Tenant],
     algorithms: Mapping[Collective, str] | None = None,
     progress: Progress | None = None,
-    repetition: bool = True,
+    steady_state: bool = True,
 ) -> list[JobResult]:
     """Run jobs on one cluster. Returns their results in the order given.
 
-    `repetition=False` simulates every step, for tests. Raises UsageError for names that are not unique, CapacityError
+    `steady_state=False` simulates every step, for tests. Raises UsageError for names that are not unique, CapacityError
     for a job that the cluster could never hold, DeadlockError when ranks of a job wait for each other, OutOfTime.
     """
     names = [tenant.name for tenant in tenants]
@@ -204,7 +204,7 @@ def simulate_tenants(
             raise UsageError(f"two jobs are called {tenant.name!r}; give each job its own name")
         gpus = None if isinstance(tenant.placement, str) else tenant.placement
         seated(routed.cluster, tenant.workload.n_ranks, gpus)
-    scheduler = _Scheduler(routed, tenants, algorithms, progress or Progress(), repetition)
+    scheduler = _Scheduler(routed, tenants, algorithms, progress or Progress(), steady_state)
     jobs = [scheduler.env.process(scheduler.job(tenant)) for tenant in tenants]
     try:
         scheduler.env.run(until=simpy.AllOf(scheduler.env, jobs))

@@ -126,8 +126,8 @@ class _Predecessors:
         begin, now = window  # `now` moves backwards
         while span is not None and now > begin:
             if span.kind is Kind.COLLECTIVE:
-                _append(segments, Segment(span, max(span.moving, begin), now))
-                now = span.moving
+                _append(segments, Segment(span, max(span.moving_since, begin), now))
+                now = span.moving_since
                 # Before data moved, every member waited for the last one.
                 span = self._last_member[span.group, span.step, span.name]
             else:

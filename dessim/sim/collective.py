@@ -28,13 +28,13 @@ from dessim.workload.dag import Task
 class Outcome:
     """How an op went.
 
-    `algorithm` is that of a collective ("" for other ops). Data began to move at `moving` [s]; `parts` are the seconds
-    from then on by what bound them. `carried` [link classes] are the bytes that each link class carried for it (None:
-    not counted per op).
+    `algorithm` is that of a collective ("" for other ops). Data began to move at `moving_since` [s]; `parts` are the
+    seconds from then on per bottleneck. `carried` [link classes] are the bytes that each link class carried for it
+    (None: not counted per op).
     """
 
     algorithm: str
-    moving: float
+    moving_since: float
     parts: Parts
     carried: FloatArray | None = None
 

@@ -45,7 +45,7 @@ NetworkName = Literal["fluid", "packet"]
 class JobRun:
     """A workload that runs on `network`, which other jobs may share.
 
-    `cores` are those of one machine, if all ranks compute there. `moving` collectives are in progress; `paused` is
+    `cores` are those of one machine, if all ranks compute there. `in_progress` collectives move data; `on_idle` is
     called when the last of them has finished.
     """
 
@@ -73,8 +73,8 @@ class JobRun:
             )
             for number, rank_class in enumerate(workload.classes)
         ]
-        self.moving = 0
-        self.paused: Callable[[], object] | None = None
+        self.in_progress = 0
+        self.on_idle: Callable[[], object] | None = None
         self._finished: list[list[simpy.Event]] = []  # of each rank class, of each op
 
     def start(self) -> simpy.Event:
@@ -100,14 +100,14 @@ class JobRun:
 
         None while a collective is in progress, and for workloads with recorded host delays.
         """
-        if self.moving or any(task.delay for rank_class in self.workload.classes for task in rank_class.tasks):
+        if self.in_progress or any(task.delay for rank_class in self.workload.classes for task in rank_class.tasks):
             return None
         finished = [[op.triggered for op in ops] for ops in self._finished]
         return finished, [seconds for device in self.devices for seconds in device.left()]
 
     def started(self, rendezvous: Rendezvous) -> Progress:
         """A collective begins to move data: its GPUs compute more slowly from now on."""
-        self.moving += 1
+        self.in_progress += 1
         for number in rendezvous.classes:
             self.devices[number].begin_communication()
         return self.progress.within(self.rendezvous.finished, self.rendezvous.total, "collectives")
@@ -118,9 +118,9 @@ class JobRun:
         self.progress.tick(self.rendezvous.finished, self.rendezvous.total, "collectives")
         for number in rendezvous.classes:
             self.devices[number].end_communication()
-        self.moving -= 1
-        if self.paused is not None and not self.moving:
-            self.paused()
+        self.in_progress -= 1
+        if self.on_idle is not None and not self.in_progress:
+            self.on_idle()
 
     def so_far(self) -> dict[str, float]:
         """Steps that have finished and simulated seconds, for OutOfTime."""
@@ -160,7 +160,7 @@ class JobRun:
                 rank_class=number,
                 task=task,
                 start=start,
-                moving=outcome.moving,
+                moving_since=outcome.moving_since,
                 end=self.env.now,
                 algorithm=outcome.algorithm or None,
                 group_size=len(self.workload.groups[task.group]) if task.group else 0,

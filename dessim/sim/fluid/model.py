@@ -133,11 +133,11 @@ class FluidNetwork:
         all_to_all, and `loads` the totals of members that differ. Raises SimulationError, OutOfTime.
         """
         env, transport = self.fabric.env, self.cluster.transport
-        moving = env.now
+        moving_since = env.now
         n = len(self._placement.gpus[group])
         if n < 2 or op is Collective.BARRIER:
             # A barrier's few bytes are not modelled.
-            return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
+            return Outcome(NO_ALGORITHM, moving_since, {LATENCY: 0.0})
         if loads is not None and GLOO in transport.algorithms.get(op, ()):
             splits, loads = {member: loads.sent_by(member) for member in range(n)}, None
         sizes = _matrix(group, n, splits)
@@ -145,7 +145,7 @@ class FluidNetwork:
             size = min(loads.totals)
         has_even_part = sizes is not None or size > 0
         if not has_even_part and (loads is None or not any(loads.totals)):
-            return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
+            return Outcome(NO_ALGORITHM, moving_since, {LATENCY: 0.0})
         asked = self._algorithms.get(op, AUTO)
         call: Call | None = None
         if self._nccl.runs(asked):
@@ -184,7 +184,7 @@ class FluidNetwork:
                 carried += stage.burst
         if call is not None:
             algorithm = call.name
-            waiting = max(call.end(env.now - moving) - (env.now - moving), 0.0)
+            waiting = max(call.end(env.now - moving_since) - (env.now - moving_since), 0.0)
             yield env.timeout(waiting)
             add_parts(parts, {LATENCY: waiting})
         if transport.host_overhead > 0 and last is not None:
@@ -193,9 +193,9 @@ class FluidNetwork:
             waking = max(last.simultaneous_ranks() * transport.host_overhead - last.waking, 0.0)
             yield env.timeout(waking)
             add_parts(parts, {LATENCY: waking})
-        if env.now <= moving:
+        if env.now <= moving_since:
             raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
-        return Outcome(algorithm, moving, parts, carried)
+        return Outcome(algorithm, moving_since, parts, carried)
 
     def _collective(self, rendezvous: Rendezvous, job: CollectiveObserver) -> Generator[simpy.Event, object, None]:
         task = rendezvous.task

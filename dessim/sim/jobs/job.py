@@ -128,8 +128,10 @@ def _without_holds(record: Record, holds: list[tuple[float, float]]) -> Record:
 
 def _moved_ahead(span: Span, at: float, held_s: float) -> Span:
     """A span in which everything after `at` happens `held_s` seconds earlier."""
-    start, moving, end = (time - held_s if time > at else time for time in (span.start, span.moving, span.end))
+    start, moving_since, end = (
+        time - held_s if time > at else time for time in (span.start, span.moving_since, span.end)
+    )
     # Only compute is held while it runs. A collective is never held in progress, only the ranks that wait for it.
     was_held = span.collective is None and span.start <= at < span.end
     parts = {bound: seconds - held_s for bound, seconds in span.parts.items()} if was_held else span.parts
-    return replace(span, start=start, moving=moving, end=end, parts=parts)
+    return replace(span, start=start, moving_since=moving_since, end=end, parts=parts)

@@ -88,7 +88,7 @@ class _Scheduler:
         progress = self.progress.within(self._steps_done(), self.steps, "steps")
         running.run = JobRun(self.env, running.network, running.tenant.workload, progress)
         if self.steady_state:
-            running.run.paused = lambda: self.env.process(self._skip_steady_state(running))
+            running.run.on_idle = lambda: self.env.process(self._skip_steady_state(running))
         yield running.run.start()
         record = running.run.finish()
         running.run = None

@@ -261,7 +261,7 @@ class _Job:
         if self.env.now > start:
             stream = "compute" if kind is Kind.COMPUTE else "comm"
             task = Task(name, self.clock[w], phase, kind, stream, size=size)
-            self.record.spans.append(Span(w, task, start, moving=start, end=self.env.now, parts=parts))
+            self.record.spans.append(Span(w, task, start, moving_since=start, end=self.env.now, parts=parts))
 
 
 def _jitter_factor(sigma: float, rng: np.random.Generator) -> float:

@@ -86,17 +86,19 @@ class NetworkModel(Protocol):
 
 
 class Placement:
-    """The GPU of each rank of a job, and the GPUs of its groups. Rank r is on GPU `seats[r]`, or on GPU r."""
+    """The GPU of each rank of a job, and the GPUs of its groups. Rank r is on GPU `gpus_of_ranks[r]`, or on GPU r."""
 
-    def __init__(self, cluster: Cluster, groups: Mapping[str, Sequence[int]], seats: IntArray | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, groups: Mapping[str, Sequence[int]], gpus_of_ranks: IntArray | None = None
+    ) -> None:
         self._cluster = cluster
-        self._seats = seats
+        self._gpus_of_ranks = gpus_of_ranks
         ranks = {name: np.asarray(members, dtype=np.int64) for name, members in groups.items()}
         self.gpus: Mapping[str, IntArray] = {
-            name: members if seats is None else seats[members] for name, members in ranks.items()
+            name: members if gpus_of_ranks is None else gpus_of_ranks[members] for name, members in ranks.items()
         }
 
     def gpu_of(self, rank: int) -> Gpu:
         """The device that a rank computes on."""
-        ((gpu, _),) = self._cluster.devices([rank if self._seats is None else self._seats[rank]])
+        ((gpu, _),) = self._cluster.devices([rank if self._gpus_of_ranks is None else self._gpus_of_ranks[rank]])
         return gpu

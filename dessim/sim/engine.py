@@ -16,7 +16,7 @@ from typing import Literal
 import simpy
 
 from dessim.cluster import Cluster
-from dessim.cluster.placement import seated
+from dessim.cluster.placement import gpu_of_each_rank
 from dessim.collectives import Options
 from dessim.collectives.gloo import NAME as GLOO
 from dessim.errors import DeadlockError, OutOfTime, SimulationError
@@ -201,7 +201,7 @@ def simulate(
     env = Clock()
     progress = progress or Progress()
     routed = routed or RouteCache(cluster, folding)
-    seats = seated(routed.cluster, workload.n_ranks, gpus)
+    gpus_of_ranks = gpu_of_each_rank(routed.cluster, workload.n_ranks, gpus)
     shared_cores = Cores(env, cores) if cores is not None else None
     if shared_cores is not None or network == "packet":
         workload = workload.one_by_one()
@@ -213,12 +213,12 @@ def simulate(
         # How often a collective is timed is of no concern to packets.
         if chosen or (options is not None and replace(options, timing=Options().timing) != Options()):
             raise SimulationError("the packet network runs gloo's own algorithms; leave out algorithms and options")
-        model = PacketNetwork(PacketFabric(env, routed.cluster, shared_cores), workload.groups, seats)
+        model = PacketNetwork(PacketFabric(env, routed.cluster, shared_cores), workload.groups, gpus_of_ranks)
     else:
         fabric = FlowFabric(
             env, routed.cluster, routed.folding, progress, faults.timeout if faults else RETRY_TIMEOUT_S
         )
-        model = fluid = FluidNetwork(fabric, routed, workload.groups, algorithms, options, seats)
+        model = fluid = FluidNetwork(fabric, routed, workload.groups, algorithms, options, gpus_of_ranks)
         if faults:
             env.process(faults.apply(env, fabric, [fluid]))
     run = JobRun(env, model, workload, progress, shared_cores)

@@ -57,7 +57,7 @@ class _RoutedStage:
 
 
 class FluidNetwork:
-    """The collectives of one job on `fabric`; rank r is on GPU `seats[r]`, or on GPU r.
+    """The collectives of one job on `fabric`; rank r is on GPU `gpus_of_ranks[r]`, or on GPU r.
 
     `algorithms` fixes the algorithm of an op (default "auto": the fastest on an idle network); `options` sets what
     algorithms leave open. Statistics of what has run: `solves`, how often rates were solved while routing;
@@ -74,13 +74,13 @@ class FluidNetwork:
         groups: Mapping[str, Sequence[int]],
         algorithms: Mapping[Collective, str] | None = None,
         options: Options | None = None,
-        seats: Ints | None = None,
+        gpus_of_ranks: Ints | None = None,
     ) -> None:
         self.fabric = fabric
         self.cluster: Cluster = route_cache.cluster
         self._as_built = route_cache
         self._now = route_cache  # with the faults of this moment
-        self._placement = Placement(self.cluster, groups, seats)
+        self._placement = Placement(self.cluster, groups, gpus_of_ranks)
         self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._placement.gpus.items()}
         self._algorithms = dict(algorithms or {})
         self._options = options

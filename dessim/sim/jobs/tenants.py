@@ -19,7 +19,7 @@ import simpy
 from simpy.events import EventPriority
 
 from dessim.arrays import Ints
-from dessim.cluster.placement import place, seated
+from dessim.cluster.placement import gpu_of_each_rank, place
 from dessim.errors import DeadlockError, OutOfTime, UsageError
 from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.recorder import Record
@@ -146,7 +146,7 @@ class _Scheduler:
         cluster, n = self.routed.cluster, tenant.workload.n_ranks
         if isinstance(tenant.placement, str):
             return place(cluster, np.flatnonzero(self.free), n, tenant.placement, tenant.seed)
-        gpus = seated(cluster, n, tenant.placement)
+        gpus = gpu_of_each_rank(cluster, n, tenant.placement)
         return gpus if self.free[gpus].all() else None
 
     def _start(self, tenant: Tenant, gpus: Ints) -> RunningJob:
@@ -155,7 +155,7 @@ class _Scheduler:
         env = simpy.Environment()
         progress = self.progress.within(self._steps_done(), self.steps, "steps")
         idle_fabric = FlowFabric(env, self.routed.cluster, self.routed.folding, progress)
-        network = FluidNetwork(idle_fabric, self.routed, workload.groups, self.algorithms, seats=gpus)
+        network = FluidNetwork(idle_fabric, self.routed, workload.groups, self.algorithms, gpus_of_ranks=gpus)
         run = JobRun(env, network, workload, progress)
         try:
             env.run(until=run.start())
@@ -203,7 +203,7 @@ def simulate_tenants(
         if names.count(tenant.name) > 1:
             raise UsageError(f"two jobs are called {tenant.name!r}; give each job its own name")
         gpus = None if isinstance(tenant.placement, str) else tenant.placement
-        seated(routed.cluster, tenant.workload.n_ranks, gpus)
+        gpu_of_each_rank(routed.cluster, tenant.workload.n_ranks, gpus)  # raises where the job can never start
     scheduler = _Scheduler(routed, tenants, algorithms, progress or Progress(), steady_state)
     jobs = [scheduler.env.process(scheduler.job(tenant)) for tenant in tenants]
     try:

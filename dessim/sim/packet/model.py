@@ -36,7 +36,7 @@ def supports_packet_model(transport: Transport) -> bool:
 
 
 class PacketNetwork:
-    """The collectives of one job on `fabric`; rank r is on GPU `seats[r]`, or on GPU r.
+    """The collectives of one job on `fabric`; rank r is on GPU `gpus_of_ranks[r]`, or on GPU r.
 
     Every rank must have its own class. Raises SimulationError where the cluster's transport is not gloo's.
     """
@@ -44,7 +44,7 @@ class PacketNetwork:
     threads_per_stream = THREADS
 
     def __init__(
-        self, fabric: PacketFabric, groups: Mapping[str, Sequence[int]], seats: IntArray | None = None
+        self, fabric: PacketFabric, groups: Mapping[str, Sequence[int]], gpus_of_ranks: IntArray | None = None
     ) -> None:
         if not supports_packet_model(fabric.cluster.transport):
             raise SimulationError(
@@ -53,7 +53,7 @@ class PacketNetwork:
             )
         self._fabric = fabric
         self._env = fabric.env
-        self._placement = Placement(fabric.cluster, groups, seats)
+        self._placement = Placement(fabric.cluster, groups, gpus_of_ranks)
         self._channels: dict[int, RendezvousChannels] = {}  # by the id of the rendezvous, which its table keeps alive
 
     @property

@@ -85,7 +85,7 @@ class NetworkModel(Protocol):
         ...
 
 
-class Placement:
+class RankPlacement:
     """The GPU of each rank of a job, and the GPUs of its groups. Rank r is on GPU `gpus_of_ranks[r]`, or on GPU r."""
 
     def __init__(

@@ -44,16 +44,16 @@ class Servers:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class CollectiveEdges:
     """The edges of a collective on S bytes, as `stage`; and the `seconds` that its busiest port needs at full rate."""
 
     stage: Stage
     seconds: float
 
 
-def traffic(
+def collective_edges(
     op: Collective, algorithm: str, size: float, wire: float, setup: Setup, servers: Servers, nic: float
-) -> Traffic:
+) -> CollectiveEdges:
     """The edges of `algorithm` for S = `size` bytes, each `wire` bytes on the wire; a NIC moves `nic` bytes/s."""
     inside, across = _bytes(op, algorithm, size * wire, setup)
     edges = [*_within(servers, inside, algorithm == "tree")]
@@ -63,7 +63,7 @@ def traffic(
     stage = Stage(("nccl", str(op), algorithm), src.astype(np.int64), dst.astype(np.int64), sizes.astype(np.float64))
     both = 2 * (1 - 1 / setup.per_node) if algorithm == "tree" else 1.0
     times = passes(setup.nodes) if algorithm in _TREES else 1
-    return Traffic(stage, busy_seconds(inside * both, across * times, setup, nic))
+    return CollectiveEdges(stage, busy_seconds(inside * both, across * times, setup, nic))
 
 
 def along_rails(size: float, servers: Servers) -> Stage | None:

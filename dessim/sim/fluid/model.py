@@ -21,7 +21,7 @@ from dessim.collectives import Layout, Options, Stage, schedule
 from dessim.collectives.alltoall import excess
 from dessim.collectives.gloo import NAME as GLOO
 from dessim.errors import SimulationError
-from dessim.sim.collective import CollectiveObserver, Outcome, Placement
+from dessim.sim.collective import CollectiveObserver, Outcome, RankPlacement
 from dessim.sim.core.bounds import LATENCY, Parts, add_parts
 from dessim.sim.core.counters import Counters
 from dessim.sim.core.recorder import Record
@@ -80,7 +80,7 @@ class FluidNetwork:
         self.cluster: Cluster = route_cache.cluster
         self._as_built = route_cache
         self._now = route_cache  # with the faults of this moment
-        self._placement = Placement(self.cluster, groups, gpus_of_ranks)
+        self._placement = RankPlacement(self.cluster, groups, gpus_of_ranks)
         self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._placement.gpus.items()}
         self._algorithms = dict(algorithms or {})
         self._options = options

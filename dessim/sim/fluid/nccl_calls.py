@@ -115,8 +115,8 @@ class NcclCalls:
         found = self._runs(op, algorithm, of_group).run(size)
         if found.algorithm == _MESSAGES:
             return Call(found.name, found.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
-        moved = flows.traffic(op, found.algorithm, size, found.protocol.wire, setup, of_group.servers, nic)
-        return Call(found.name, found.microseconds * 1e-6, moved.seconds, moved.stage)
+        edges = flows.collective_edges(op, found.algorithm, size, found.protocol.wire, setup, of_group.servers, nic)
+        return Call(found.name, found.microseconds * 1e-6, edges.seconds, edges.stage)
 
     def _runs(self, op: Collective, algorithm: str, group: NcclGroup) -> SteadyRuns:
         key = (op, algorithm)

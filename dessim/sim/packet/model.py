@@ -15,7 +15,7 @@ from dessim.cluster.links import IntArray
 from dessim.cluster.parts import Transport
 from dessim.collectives.gloo import NAME
 from dessim.errors import SimulationError
-from dessim.sim.collective import CollectiveObserver, Outcome, Placement
+from dessim.sim.collective import CollectiveObserver, Outcome, RankPlacement
 from dessim.sim.core.bounds import LATENCY
 from dessim.sim.core.counters import Counters
 from dessim.sim.core.recorder import Record
@@ -53,7 +53,7 @@ class PacketNetwork:
             )
         self._fabric = fabric
         self._env = fabric.env
-        self._placement = Placement(fabric.cluster, groups, gpus_of_ranks)
+        self._placement = RankPlacement(fabric.cluster, groups, gpus_of_ranks)
         self._channels: dict[int, RendezvousChannels] = {}  # by the id of the rendezvous, which its table keeps alive
 
     @property

@@ -146,12 +146,12 @@ class PacketFabric:
         hop.pass_on((now + hop.delay_s, next(numbers), leg.following))
         if leg.ends is not None:
             self._note(leg, hop, now)
-        turns = link.turns
-        while turns:
-            waiting = turns.popleft()
+        waiting_queues = link.waiting_queues
+        while waiting_queues:
+            waiting = waiting_queues.popleft()
             leg = waiting.popleft()
             if waiting:
-                turns.append(waiting)
+                waiting_queues.append(waiting)
             if leg.seconds > 0:
                 link.free_at = now + leg.seconds
                 heapreplace(timers, (link.free_at, next(numbers), leg, leg.hop))
@@ -209,7 +209,7 @@ class PacketFabric:
         if link.sending:
             waiting = hop.waiting
             if not waiting:
-                link.turns.append(waiting)
+                link.waiting_queues.append(waiting)
             waiting.append(leg)
             return
         free_at = link.free_at

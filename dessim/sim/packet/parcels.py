@@ -40,8 +40,8 @@ class Message:
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """A link, which is `sending` a parcel or idle. `turns` are the queues of those that wait, one per pair, in order
-    of turns; nothing waits for an idle link.
+    """A link, which is `sending` a parcel or idle. `waiting_queues` hold the parcels that wait, one queue per pair, in
+    the order in which the link serves them. Nothing waits for an idle link.
 
     `free_at` [s] is when the link would have finished had it never sent faster than its rate (token bucket, as in
     dessim/sim/fluid/buckets.py).
@@ -50,7 +50,7 @@ class Link:
     kind: str
     rate: float
     burst_s: float
-    turns: deque[deque[Leg]] = field(default_factory=deque)
+    waiting_queues: deque[deque[Leg]] = field(default_factory=deque)
     sending: bool = False
     free_at: float = -math.inf
 
@@ -98,12 +98,12 @@ class Connection:
 
 @dataclass(slots=True, eq=False)
 class Leg:
-    """A part of the way that all parcels of one connection and size take: there, and back as acknowledgements.
+    """One hop of the round trip of a connection's parcels of one size.
 
-    Such parcels differ in nothing but their place, so the leg stands for each of them that is on it. A parcel takes
-    `seconds` of the link of `hop`, and is then on the leg `following`. Without a hop, it is at its receiver, which
-    spends `seconds` of a core on it and acknowledges it; or its acknowledgement has `returned` to the sender, which now
-    has `size` fewer bytes in flight.
+    Such parcels are interchangeable, so all of them on this hop share one Leg. A parcel takes `seconds` of the link of
+    `hop`, and is then on the leg `following`. Two legs have no hop. On the first the parcel is at its receiver, which
+    spends `seconds` of a core on it and acknowledges it. On the last its acknowledgement has `returned` to the sender,
+    which now has `size` fewer bytes in flight.
 
     `ends` are the messages that end with parcels on this leg, in their order; None if parcels end no message.
     """

@@ -29,11 +29,11 @@ def setup_of(cluster: Cluster, gpus: Ints) -> Setup:
     pairs = np.unique(np.column_stack([nodes, cluster.wiring.nic_of(gpus)]), axis=0)
     _, nics = np.unique(pairs[:, 0], return_counts=True)
     nccl = cluster.transport.nccl
-    found = {gpu.architecture or _UNKNOWN for gpu, _ in cluster.devices(gpus)}
+    architectures = {gpu.architecture or _UNKNOWN for gpu, _ in cluster.devices(gpus)}
     kinds = [kind.node for kind, _ in cluster.wiring.by_kind(gpus)]
     slowest = min(kinds, key=_inside)
     return Setup(
-        architecture=min(found, key=ARCHITECTURES.index),
+        architecture=min(architectures, key=ARCHITECTURES.index),
         n=len(gpus),
         nodes=len(per_node),
         per_node=int(per_node.max()),

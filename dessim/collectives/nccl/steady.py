@@ -43,24 +43,24 @@ class SteadyRuns:
 
     def run(self, size: float) -> Run:
         """The collective on S = `size` bytes. Raises UsageError as `model.run` does."""
-        found = self._raw(size)
+        raw = self._raw(size)
         if size < 1:
-            return replace(found, microseconds=self._at(0) + found.injected)
+            return replace(raw, microseconds=self._at(0) + raw.injected)
         power = math.floor(math.log2(size))
         share = size / 2.0**power - 1
         steady = self._at(power) * (1 - share) + self._at(power + 1) * share
-        return replace(found, microseconds=steady + found.injected)
+        return replace(raw, microseconds=steady + raw.injected)
 
     def _at(self, power: int) -> float:
         while len(self._powers) <= power:
             before = self._powers[-1] if self._powers else 0.0
-            found = self._raw(2.0 ** len(self._powers))
-            self._powers.append(max(before, found.microseconds - found.injected))
+            raw = self._raw(2.0 ** len(self._powers))
+            self._powers.append(max(before, raw.microseconds - raw.injected))
         return self._powers[power]
 
     def _raw(self, size: float) -> Run:
-        found = run(self._op, size, self._setup, self._values, self._override, self._timing)
+        raw = run(self._op, size, self._setup, self._values, self._override, self._timing)
         if self._curve is None:
-            return found
+            return raw
         factor = self._curve.factor(size)
-        return replace(found, microseconds=factor * found.microseconds, injected=factor * found.injected)
+        return replace(raw, microseconds=factor * raw.microseconds, injected=factor * raw.injected)

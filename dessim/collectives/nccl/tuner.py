@@ -81,12 +81,12 @@ class Candidate:
 
 def candidates(op: Collective, size: float, setup: Setup) -> list[Candidate]:
     """All that NCCL may choose from for this op, on S = `size` bytes."""
-    found = [*_rings(op, size, setup)]
+    offered = [*_rings(op, size, setup)]
     if op is Collective.ALL_REDUCE:
-        found += [*_trees(size, setup), *_switches(op, size, setup)]
+        offered += [*_trees(size, setup), *_switches(op, size, setup)]
     if op in (Collective.ALL_GATHER, Collective.REDUCE_SCATTER):
-        found += _pat(size, setup)
-    return found
+        offered += _pat(size, setup)
+    return offered
 
 
 def _index(setup: Setup) -> tuple[int, int, int]:

@@ -36,12 +36,12 @@ class FewRates:
 
     def of(self, flows: tuple[tuple[Path, float], ...]) -> Rates:
         """The rates of flows, each with its path and its cap [bytes/s]. Raises PhysicsError for an impossible rate."""
-        found = self._kept.get(flows)
-        if found is None:
+        rates = self._kept.get(flows)
+        if rates is None:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            found = self._kept[flows] = self._solve([path for path, _ in flows], [cap for _, cap in flows])
-        return found
+            rates = self._kept[flows] = self._solve([path for path, _ in flows], [cap for _, cap in flows])
+        return rates
 
     def _solve(self, paths: Sequence[Path], cap: Sequence[float]) -> Rates:
         capacity = self._shared_capacity(paths)

@@ -112,11 +112,11 @@ class NcclCalls:
     def _call(self, op: Collective, algorithm: str, group: str, size: float) -> Call:
         of_group = self._group(group)
         setup, nic = of_group.setup, of_group.nic
-        found = self._runs(op, algorithm, of_group).run(size)
-        if found.algorithm == _MESSAGES:
-            return Call(found.name, found.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
-        edges = flows.collective_edges(op, found.algorithm, size, found.protocol.wire, setup, of_group.servers, nic)
-        return Call(found.name, found.microseconds * 1e-6, edges.seconds, edges.stage)
+        run = self._runs(op, algorithm, of_group).run(size)
+        if run.algorithm == _MESSAGES:
+            return Call(run.name, run.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
+        edges = flows.collective_edges(op, run.algorithm, size, run.protocol.wire, setup, of_group.servers, nic)
+        return Call(run.name, run.microseconds * 1e-6, edges.seconds, edges.stage)
 
     def _runs(self, op: Collective, algorithm: str, group: NcclGroup) -> SteadyRuns:
         key = (op, algorithm)
@@ -135,11 +135,11 @@ class NcclCalls:
         if name not in self._groups:
             key = (self._gpus[name].tobytes(), self._options)
             if key not in self._known:
-                self._known[key] = self._found(self._gpus[name])
+                self._known[key] = self._new_group(self._gpus[name])
             self._groups[name] = self._known[key]
         return self._groups[name]
 
-    def _found(self, gpus: Ints) -> NcclGroup:
+    def _new_group(self, gpus: Ints) -> NcclGroup:
         setup = setup_of(self._cluster, gpus)
         setup = replace(setup, gpus_per_process=min(self._options.gpus_per_process, setup.per_node))
         nic = min(kind.node.nic.capacity for kind, _ in self._cluster.wiring.by_kind(gpus))

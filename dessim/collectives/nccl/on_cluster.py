@@ -15,7 +15,7 @@ from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
 _UNKNOWN = "ampere"
-"""The architecture whose constants stand for a GPU that names none, such as AMD's; RCCL's tables are like these."""
+"""The architecture whose constants are used for a GPU that names none, such as AMD's: RCCL's tables are similar."""
 _GB = 1e9
 
 
@@ -62,11 +62,11 @@ def curve_on(cluster: Cluster, op: Collective, setup: Setup) -> Curve | None:
         if curve.op not in list(Collective):
             raise UsageError(f"the transport has a curve of {curve.op!r}; known: {', '.join(Collective)}")
     if setup.per_node * setup.nodes >= setup.n + setup.nodes:
-        return None  # nccl-tests fill servers evenly
+        return None  # a group that fills its servers unevenly, which nccl-tests never measure
     return curve_of(curves, str(op), gpus=setup.n, servers=setup.nodes, gpus_per_process=setup.gpus_per_process)
 
 
 def _inside(node: Node) -> float:
-    """bytes/s of a GPU to the others of its server."""
+    """Rate [bytes/s] of a GPU to the others of its server."""
     link = node.nvlink or node.pcie or node.nic
     return link.capacity

@@ -1,8 +1,9 @@
 """Times that never fall with the size, as a user expects of them.
 
-Where NCCL changes its algorithm, protocol or chunks, its model may step down a little, as NCCL itself does at times.
-Here a time lies on a line between those of the powers of two around the size, each at least that of smaller ones. Only
-what short messages alone need comes on top, as on Slingshot longer ones are much faster.
+Where NCCL changes its algorithm, protocol or chunks, its modelled time may drop a little as the size grows, as NCCL's
+own times sometimes do. Here the time is interpolated between the powers of two around the size, and the time of each
+power is at least that of smaller ones. Only the time that short messages alone pay (`Run.injected`) is added
+afterwards: on Slingshot longer messages are much faster.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from dessim.trace.schema import Collective
 
 
 class SteadyRuns:
-    """Collectives `op` of any size on a set-up, timed as `timing` says; times at powers of two are kept.
+    """Collectives `op` of any size on a set-up, timed as `timing` says. Times at powers of two are computed once.
 
-    `curve`: what a calibration measured of the op on this set-up, as a factor on its times.
+    `curve` is a factor on the times, which a calibration measured for the op on this set-up.
     """
 
     def __init__(

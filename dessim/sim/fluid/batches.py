@@ -1,7 +1,7 @@
 """A batch: messages that start together, in a stage that may repeat.
 
-The seconds that stages took are kept by what bound the message that arrived last (`Parts`): the link class or flow cap
-that limited it when it finished draining, its latency after that, and its reduction by the receiver.
+Seconds of stages are kept per bottleneck of the message that arrived last (`Parts`): the link class or flow cap that
+limited it when it finished draining, its latency after that, and its reduction by the receiver.
 """
 
 from __future__ import annotations

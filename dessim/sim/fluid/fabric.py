@@ -65,8 +65,8 @@ class FlowFabric:
     def transfer(self, flows: Flows, scale: float = 1.0, repeat: int = 1) -> simpy.Event:
         """Start a batch now: `repeat` stages of `flows`, their sizes multiplied by `scale`.
 
-        The event fires when the last message of the last stage has arrived; its value are the seconds that the stages
-        took, by what bound them (`Parts`).
+        The event fires when the last message of the last stage has arrived. Its value is the seconds that the stages
+        took, per bottleneck (`Parts`).
         """
         done = self.env.event()
         if not len(flows.messages) or repeat == 0 or scale == 0:

@@ -97,7 +97,7 @@ class Flows:
         return float(self.arrivals(scale).max(initial=0.0))
 
     def parts_alone(self, scale: float) -> Parts:
-        """The seconds of `alone`, by what bound the message that arrives last."""
+        """The seconds of `alone`, per bottleneck of the message that arrives last."""
         if not len(self.finish):
             return {}
         last = int(np.argmax(self.arrivals(scale)))

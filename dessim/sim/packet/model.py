@@ -72,7 +72,10 @@ class PacketNetwork:
         """Nothing to add: packets are not folded, and no rates are solved."""
 
     def join(self, rendezvous: Rendezvous, task: Task, job: CollectiveObserver) -> simpy.Event:
-        """The rank that joined last starts its part of the collective. The event fires when that part has finished."""
+        """Start the part of the rank that joined last. The event fires when that part has finished.
+
+        Raises SimulationError for an op without a packet-level program.
+        """
         assert task.collective is not None and task.group is not None
         if task.collective not in (Collective.BARRIER, *PROGRAMS):
             raise SimulationError(f"{task.name}: the packet network has no {task.collective}; use the fluid network")

@@ -1,4 +1,4 @@
-"""Messages, and parcels of one or two packets: what a connection sends, leg by leg, over the links of its routes."""
+"""The objects of the packet fabric: messages, parcels of one or two packets, and the links and legs that they cross."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARCEL = 2 * MSS
 
 Pair = tuple[int, int]
 History = Sequence[tuple[str, float]]
-"""The delays of a message, in order: a bound (dessim.sim.core.bounds) and the time [s] until which it did."""
+"""The delays of a message, in order: a bottleneck (dessim.sim.core.bounds) and the time [s] until which it held."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,8 +24,8 @@ class Message:
     """`size` bytes from GPU `pair[0]` to GPU `pair[1]`.
 
     `sent` is called when the connection has the last byte in flight, `arrived` when the last byte is at its receiver;
-    both with the message's history so far. The fabric has it since `began` [s]; `unsent` bytes wait for the window, and
-    link classes will carry `loads` [link classes] bytes for it.
+    both with the message's history so far. The fabric has had it since `began` [s]. `unsent` bytes wait for the window.
+    `loads` [link classes] are the bytes that each link class carries for it.
     """
 
     pair: Pair
@@ -71,7 +71,7 @@ class Hop:
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """Links from one GPU to another: the `hops`, their `ids`, and the class of the slowest link."""
+    """The route from one GPU to another: its `hops`, the ids of their links, and the class of the slowest link."""
 
     hops: Sequence[Hop]
     ids: Sequence[int]
@@ -80,11 +80,11 @@ class Route:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """Messages from one GPU to another that are not completely sent, and the bytes in flight.
+    """A connection from one GPU to another: the messages that are not completely sent, and the bytes in flight.
 
-    `slowest` is the class of the slowest link of the route, and `load` [link classes] how often a byte and its
-    acknowledgement cross a class. `full` is the first leg of parcels of full size, and `last` are those of parcels that
-    end a message, by size.
+    `slowest` is the class of the slowest link of the route. `load` [link classes] is the number of bytes that a class
+    carries per byte of a message, acknowledgements included. `full` is the first leg of parcels of full size; `last`
+    has, by size, the first leg of parcels that end a message.
     """
 
     pair: Pair
@@ -118,5 +118,5 @@ class Leg:
 
 
 Due = tuple[float, int, Leg]
-"""A parcel that arrives at a leg: when [s], and a number. Parcels that are due at the same time arrive in the order of
+"""A parcel that arrives at a leg: time [s], number, leg. Parcels that are due at the same time arrive in the order of
 their numbers."""

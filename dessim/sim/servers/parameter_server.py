@@ -65,7 +65,7 @@ class _Server:
         self.busy: list[tuple[float, float]] = []
 
     def work(self, seconds: float) -> Generator[simpy.Event, object, tuple[float, int]]:
-        """A process: one request, from its arrival. Returns its seconds in the queue, and the version that it found."""
+        """A process: one request, from its arrival. Returns its seconds in the queue, and the version that it finds."""
         arrived = self._env.now
         with self._threads.request() as thread:
             yield thread
@@ -192,8 +192,8 @@ class _Job:
     def _call_class(self, w: int, d: int, call: Call) -> Generator[simpy.Event, object, _CallOutcome]:
         """The part of a call that goes to server class d.
 
-        Returns its end [s], the seconds by what bound them, and the server's version: that which a pull found, or that
-        to which a push is applied.
+        Returns its end [s], its seconds per bottleneck, and the server's version: the one that a pull reads, or the one
+        that a push is applied to.
         """
         server = self.servers[d]
         parts = dict[str, float]()

@@ -1,7 +1,7 @@
 """The interface between the event loop and the network models: ranks join a collective, and an outcome comes back.
 
 The engine (engine.py) knows when a rank arrives at a collective. A `NetworkModel` knows how the collective then moves
-its data: `FluidNetwork` (fluid/model.py) runs it for all ranks at once as soon as the last one has arrived, with
+its data: `FluidNetwork` (fluid/model.py) runs it for all ranks together as soon as the last one has arrived, with
 max-min fair rates; `PacketNetwork` (packet/model.py) runs it rank by rank, packet by packet.
 """
 

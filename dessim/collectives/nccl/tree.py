@@ -1,7 +1,7 @@
 """Double binary trees: a chain in each server, two trees over the servers, summed upwards and broadcast downwards.
 
 Half of the channels use one tree; the others use a tree in which the inner servers of the first are leaves. Chunks are
-pipelined, and both directions are in flight at once. Source: NCCL src/device/all_reduce.h, runTreeUpDown;
+pipelined, and both directions are in flight together. Source: NCCL src/device/all_reduce.h, runTreeUpDown;
 src/graph/trees.cc.
 """
 

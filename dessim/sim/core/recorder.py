@@ -72,7 +72,7 @@ class Span:
 
     @property
     def bound_by(self) -> str:
-        """The bound of most of its time: one of `parts`, or a late rank."""
+        """The largest bottleneck of the op: one of `parts`, or a late rank."""
         largest = max(self.parts, key=lambda bound: self.parts[bound])
         return LATE if self.moving_since - self.start > self.parts[largest] else largest
 
@@ -83,8 +83,8 @@ class Record:
 
     `classes[i]` are the ranks of class i; `bytes_by_kind` are the bytes that each link class carried, and `load` their
     distribution over time. `end` is in seconds. `solves` counts how often rates were solved; `flow_colours` and
-    `link_colours` are the largest numbers of classes to which the messages of one stage were folded; `error` is the
-    largest relative error of a stage that a tolerance allowed.
+    `link_colours` are the most classes of flows and links that one stage was folded to; `error` is the largest relative
+    error of a stage that a tolerance allowed.
     """
 
     n_ranks: int

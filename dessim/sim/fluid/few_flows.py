@@ -17,7 +17,7 @@ from dessim.sim.fluid.fan_in import FanIn
 from dessim.sim.fluid.maxmin import RELATIVE_TIE
 
 Path = tuple[tuple[int, float], ...]
-"""The links of a flow, ascending, and its weight on each."""
+"""The links of a flow, in ascending order, and its weight on each."""
 Rates = tuple[list[float], list[int]]
 """Rates [n_flows] in bytes/s, and the link that bounds each flow (-1: its cap)."""
 
@@ -26,8 +26,8 @@ _MOST_KEPT = 2**14
 
 
 class FewRates:
-    """Rates on links of `capacity` [n_links] bytes/s with `fan_in`. They are kept: the same flows share links step
-    after step."""
+    """Rates on links of `capacity` [n_links] bytes/s with `fan_in`. They are kept: the same flows share links in every
+    step."""
 
     def __init__(self, capacity: Floats, fan_in: FanIn | None) -> None:
         self._capacity = capacity

@@ -1,4 +1,4 @@
-"""The fluid network model: a collective runs for all its ranks at once, stage by stage, at max-min fair rates.
+"""The fluid network model: a collective runs for all its ranks together, stage by stage, at max-min fair rates.
 
 When the last rank has arrived, the model chooses an algorithm and routes its stages, and the fabric drains them one
 after the other. Ranks that arrive early wait for the last one.
@@ -245,7 +245,7 @@ class FluidNetwork:
             yield from self._routed(group, stage, progress)
 
     def _with_burst(self, gpus: Ints, stage: Stage, progress: Progress) -> _RoutedStage:
-        """The first repetition of a stage, without the bytes that pass at once in a burst."""
+        """The first repetition of a stage, without the bytes that pass in a burst."""
         cluster = self._now.cluster
         messages, scale = self._now.messages(gpus, stage)
         crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)

@@ -29,7 +29,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """A job's `arrival`, `start` and `end` [s], and the seconds that a step takes alone on the same GPUs (`alone_s`).
+    """A job's `arrival`, `start` and `end` [s], and the seconds of a step alone on the same GPUs (`alone_s`).
 
     `records` are its different steps, each with the number of steps that were equal to it.
     """
@@ -72,7 +72,7 @@ class RunningJob:
     """A job that holds its GPUs, a `Member` of its interference group.
 
     `used` [n_links] are the links that its messages cross; `done` steps have ended and `run` is the one in progress.
-    `holds` are the intervals, (from, length) [s], for which that step was held.
+    `holds` are the intervals (from, length) [s] in which that step was held.
     """
 
     tenant: Tenant

@@ -2,8 +2,8 @@
 
 Jobs share one clock and one fabric, nothing else: a GPU belongs to one job at a time. A job that finds too few free
 GPUs waits. Jobs start in order of arrival, so a small job never overtakes a large one. A job's GPUs are chosen when it
-starts (dessim.cluster.placement) and stay its own to its end. It runs a number of equal steps, each of which begins
-when all ranks have ended the one before, as in a projection of one step.
+starts (dessim.cluster.placement) and belong to it until it ends. It runs a number of equal steps; each begins when all
+ranks have ended the one before, as in a projection of one step.
 
 Left out: preemption, jobs that grow or shrink, and what a job does before its first step and after its last.
 """
@@ -64,7 +64,7 @@ class _Scheduler:
         self.fabric = FlowFabric(self.env, routed.cluster, routed.folding, progress)
         self.free = np.ones(routed.cluster.n_gpus, dtype=bool)
         self.queue: deque[tuple[Tenant, simpy.Event]] = deque()
-        self.arrivals = sorted(tenant.arrival for tenant in tenants)  # that are still to come
+        self.arrivals = sorted(tenant.arrival for tenant in tenants)  # in the future
         self.groups: list[InterferenceGroup[RunningJob]] = []
         self.steps = sum(tenant.steps for tenant in tenants)
         self.results: dict[str, JobResult] = {}
@@ -96,7 +96,7 @@ class _Scheduler:
         running.end_step(record)
 
     def _skip_steady_state(self, running: RunningJob) -> Process:
-        """Between two steps, or in a step without a collective in progress: skip time whose outcome is known."""
+        """Skip time whose outcome is known: between two steps, or in a step while no collective is in progress."""
         if not self.steady_state:
             return
         yield _EndOfInstant(self.env)
@@ -111,7 +111,7 @@ class _Scheduler:
             group.hold(False)
 
     def _horizon(self) -> float:
-        """No job starts before this time [s]: the first in the queue needs another to end, else one has to arrive."""
+        """No job starts before this time [s]. The first in the queue waits for another to end; else one must arrive."""
         if self.queue:
             return min(group.no_end_before for group in self.groups)
         return self.arrivals[0] if self.arrivals else math.inf
@@ -150,7 +150,7 @@ class _Scheduler:
         return gpus if self.free[gpus].all() else None
 
     def _start(self, tenant: Tenant, gpus: Ints) -> RunningJob:
-        """Put a job on its GPUs, after a step of it alone there, which gives its step time and the links it uses."""
+        """Put a job on its GPUs. A step alone there, run first, gives its step time and the links that it uses."""
         workload = tenant.workload
         env = simpy.Environment()
         progress = self.progress.within(self._steps_done(), self.steps, "steps")

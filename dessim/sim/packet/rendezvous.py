@@ -1,8 +1,8 @@
 """Messages between the ranks of one collective over gloo: a message leaves once its receiver is ready.
 
 Both directions of a pair share a connection with data. A rank that sends data first queues its own "ready to receive"
-behind that data, so the other rank's data wait for it. Whether a pair exchanges in both directions at the same time, or
-in one after the other, therefore depends on when its ranks arrive (gloo, transport/tcp/pair.cc).
+behind that data, so the data of the other rank waits for it. Whether a pair exchanges in both directions at the same
+time, or in one after the other, therefore depends on when its ranks arrive (gloo, transport/tcp/pair.cc).
 """
 
 from __future__ import annotations

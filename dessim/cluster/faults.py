@@ -47,7 +47,10 @@ def find_links(links: Links, name: str, path: Path) -> IntArray:
 
 
 def with_changed_capacity(links: Links, changes: Iterable[tuple[str | ArrayLike, float]], path: Path) -> Links:
-    """Return `links` with the capacity of some reduced; `changes` are those of `Cluster.with_links`."""
+    """Return `links` with the capacity of some reduced; `changes` are those of `Cluster.with_links`.
+
+    Raises ClusterError for an unknown name, an id out of range, or a share outside 0 to 1.
+    """
     capacity = links.capacity.copy()
     for which, share in changes:
         if not 0 <= share <= 1:

@@ -106,7 +106,7 @@ class Links:
         return np.flatnonzero(self.kind == self.kinds.index(kind))
 
     def layer_of(self, vertex: int) -> Layer:
-        """The layer that vertex id `vertex` belongs to."""
+        """The layer that vertex id `vertex` belongs to. Raises IndexError beyond the last vertex."""
         for layer in self.layers:
             if vertex < layer.first + layer.count:
                 return layer

@@ -34,7 +34,7 @@ def place(cluster: Cluster, free: IntArray, n: int, policy: str, seed: int = 0) 
     return ordered[:n]
 
 
-def seated(cluster: Cluster, n: int, gpus: Sequence[int] | None = None) -> IntArray:
+def gpu_of_each_rank(cluster: Cluster, n: int, gpus: Sequence[int] | None = None) -> IntArray:
     """Return the GPU of each of `n` ranks: `gpus`, or the first n.
 
     Raises CapacityError where the cluster is too small or `gpus` are not n different GPUs of it.
@@ -42,16 +42,16 @@ def seated(cluster: Cluster, n: int, gpus: Sequence[int] | None = None) -> IntAr
     cluster.require(n)
     if gpus is None:
         return np.arange(n, dtype=np.int64)
-    seats = np.asarray(gpus, dtype=np.int64)
-    if len(seats) != n:
-        raise CapacityError(f"{len(seats)} GPUs are listed for {n} ranks; list one for each")
-    ids, times = np.unique(seats, return_counts=True)
+    gpus_of_ranks = np.asarray(gpus, dtype=np.int64)
+    if len(gpus_of_ranks) != n:
+        raise CapacityError(f"{len(gpus_of_ranks)} GPUs are listed for {n} ranks; list one for each")
+    ids, times = np.unique(gpus_of_ranks, return_counts=True)
     if (times > 1).any():
         raise CapacityError(f"GPU {ids[times > 1][0]} is listed twice; a GPU takes one rank")
     if ids[0] < 0 or ids[-1] >= cluster.n_gpus:
         wrong = ids[0] if ids[0] < 0 else ids[-1]
         raise CapacityError(f"GPU {wrong} is not one of cluster {cluster.name}, which has 0 to {cluster.n_gpus - 1}")
-    return seats
+    return gpus_of_ranks
 
 
 def _order(cluster: Cluster, policy: str, seed: int) -> IntArray:

@@ -1,4 +1,4 @@
-"""The table of algorithms: for each op and name a generator of stages, and the layouts that it fits."""
+"""The table of algorithms: for each op and name, a generator of stages and the layouts that it supports."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
 # Up to these numbers of ranks `auto` considers an algorithm; beyond them its simulation takes too long.
-DIRECT_LIMIT = 1024  # n**2 messages at once, which fill the memory
+DIRECT_LIMIT = 1024  # n**2 messages in one stage, which fill the memory
 PAIRWISE_LIMIT = 4096  # n different stages of n messages
 CHAIN_LIMIT = 1024  # 2n different stages
 TREE_LIMIT = 2048  # few ranks have equal positions in both trees, so symmetric ranks hardly fold
@@ -152,7 +152,7 @@ ALGORITHMS: dict[Collective, dict[str, Algorithm]] = {
         "ring_channels": _hierarchical(channel_all_gather),
         "hierarchical": _hierarchical(hierarchical_all_gather),
         "halving_doubling": Algorithm(halving_doubling_all_gather),
-        # Recursive doubling is another name of halving-doubling's second half.
+        # Recursive doubling is another name for the second half of halving-doubling.
         "recursive_doubling": Algorithm(halving_doubling_all_gather, auto_up_to=_ONLY_BY_NAME),
         "bruck": Algorithm(bruck_all_gather),
         "torus_2d": _torus(torus_2d_all_gather),

@@ -1,10 +1,11 @@
-"""all_to_all on one level: pairwise (one shift per stage) and direct (all messages at once, as in gloo and NCCL).
+"""all_to_all on one level: pairwise (one shift per stage) and direct (all messages together, as in gloo and NCCL).
 
 For uneven exchanges `sizes[i, j]` is the number of bytes from rank i to rank j; without it each pair moves S/n.
 
-Where some ranks send (or receive) more than others, but each in equal parts, an exchange is an even one of the least
-total, then the `excess` of those ranks. In NCCL and gloo all messages start together. The busiest port is busy from
-beginning to end either way, so the time is the same unless switches above the NICs are the bottleneck.
+Where some ranks send (or receive) more than others, but each in equal parts, the exchange is split in two: an even one
+of the smallest total, then the `excess` of the other ranks. In NCCL and gloo all messages start together. The busiest
+port is busy from beginning to end either way, so the time is the same unless switches above the NICs are the
+bottleneck.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def pairwise_all_to_all(layout: Layout, size: float, sizes: Floats | None = None
 
 
 def excess(totals: Floats, received: bool) -> Iterator[Stage]:
-    """The stage that follows an even exchange: what ranks send (with `received`: receive) beyond the least total.
+    """The stage that follows an even exchange: the bytes that ranks send (or receive) beyond the smallest total.
 
-    `totals[i]` are the bytes that rank i exchanges with all n ranks, itself included, in equal parts.
+    `totals[i]` are the bytes that rank i sends to all n ranks, itself included, in equal parts; with `received`, those
+    that it receives from them.
     """
     n = len(totals)
     least = float(totals.min())

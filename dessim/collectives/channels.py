@@ -29,7 +29,7 @@ def channel_all_gather(layout: Layout, size: float) -> Iterator[Stage]:
 
 
 def channel_all_reduce(layout: Layout, size: float) -> Iterator[Stage]:
-    """2(n-1) stages: in each a rank sends S/n bytes, 1/k of them to the next node and (k-1)/k to the next local GPU."""
+    """2(n-1) stages. In each a rank sends S/n bytes, 1/k of them to the next node and (k-1)/k to the next local GPU."""
     yield from channel_reduce_scatter(layout, size)
     yield from channel_all_gather(layout, size)
 

@@ -1,9 +1,9 @@
 """`auto`: choose the algorithm that is fastest on an idle network, by branch and bound.
 
-A lower bound of a stage's time is cheap: the bytes that the busiest port must carry, plus one latency, whatever the
-routing. The exact price needs the routes of the stage and costs far more. Candidates are priced stage by stage in the
-order of their bounds, and dropped as soon as the price so far plus the bound of the remaining stages reaches the best
-total. The choice is the same as if every candidate were priced in full.
+A lower bound of a stage's time is cheap: the time of the bytes that the busiest port must carry, plus one latency,
+whatever the routing. The exact time, its *price*, needs the routes of the stage and is far more expensive. Candidates
+are priced stage by stage in the order of their bounds, and dropped as soon as the price so far plus the bound of the
+remaining stages reaches the best total. The choice is the same as if every candidate were priced in full.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def fastest(
 ) -> Candidate:
     """The candidate whose stages have the lowest total price.
 
-    Of equal ones (to `_ROUNDING`) it is the one with the lowest bound, then with the fewest stages, then the first.
-    `price(stage)` and `floor(stage)` are the seconds of one repetition and a lower bound of them. A price of inf drops
-    the candidate; if all are dropped, the first one is returned.
+    Among equal ones (to `_ROUNDING`) the lowest bound decides, then the fewest stages, then the order. `price(stage)`
+    and `floor(stage)` are the seconds of one repetition and a lower bound of them. A price of inf drops the candidate;
+    if all are dropped, the first one is returned.
     """
     if len(candidates) == 1:
         return candidates[0]
@@ -57,7 +57,7 @@ def fastest(
 
 
 def _rounded(seconds: float) -> float:
-    """`seconds` without the digits in which equal sums differ."""
+    """`seconds` to nine digits, in which equal sums agree."""
     return float(f"{seconds:.9g}")
 
 

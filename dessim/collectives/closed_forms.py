@@ -176,7 +176,7 @@ def gloo_ring_time(n: int, size: float, pairs: int, phases: int, alpha: float, b
 def gloo_broadcast_time(n: int, size: float, alpha: float, beta: float) -> float:
     """gloo's broadcast to n = 2**k ranks: k alpha and S (k + (k-1) + ... + 1) beta.
 
-    In stage i a rank sends to k - i others at once.
+    In stage i a rank sends to k - i others at the same time.
     """
     k = _power(n)
     return k * alpha + k * (k + 1) / 2 * size * beta

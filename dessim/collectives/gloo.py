@@ -3,23 +3,23 @@
     all_reduce      a ring in two phases towards lower ranks; each chunk is cut into at least two segments of at most
                     1 MiB, of which two are in flight: a rank sends a segment when it has received and added the one
                     before the last
-    reduce_scatter  all pairs at once in both directions; then each rank adds up its n chunks
+    reduce_scatter  all pairs together in both directions; then each rank adds up its n chunks
     all_gather      a ring towards higher ranks; each chunk is cut into two halves that are in flight together. Two
-                    ranks send each other their chunks at once
-    broadcast       a tree in which a rank sends to all of its children at once, distant ones included
-    all_to_all      all pairs at once, but on some connections one direction waits for the other
+                    ranks swap their chunks directly
+    broadcast       a tree in which a rank sends to all of its children together, distant ones included
+    all_to_all      all pairs together, but on some connections one direction waits for the other
 
-For reduce_scatter and the all_gather of two ranks these are the trainer's own versions (des_ref/comm/direct.py).
-PyTorch's reduce_scatter all_reduces the whole tensor; its all_gather of two ranks sends the halves in turn and copies
-them twice.
+reduce_scatter and the all_gather of two ranks are the trainer's own versions (des_ref/comm/direct.py). PyTorch's
+reduce_scatter runs an all_reduce of the whole tensor; its all_gather of two ranks sends the halves one after the other
+and copies them twice.
 
 A phase begins when the previous one has ended, so nothing overlaps with the last segments of a phase.
 
-In all_to_all one direction waits for the other because a sender waits for the receiver's "ready" on the same
-connection. The rank that arrives later finds its peer ready. If it posts its send to that peer before its receive, it
-sends at once, and its own "ready" is queued behind the data. all_to_all posts the send to rank i+d in turn d and the
-receive from that rank in turn n-d; in the same turn the send is posted first. The order in which ranks arrive differs
-from call to call; by default a pseudo-random order stands for all of them (`ArrivalTimes`).
+In all_to_all one direction may wait for the other because a sender waits for the receiver's "ready" on the same
+connection. The rank that arrives later finds its peer ready. If it posts its send to that peer before its receive, the
+data leaves immediately, and its own "ready" is queued behind it. In round d, rank i posts the send to rank i+d and
+then the receive from rank i-d; so it posts the receive from rank i+d in round n-d. The order in which ranks arrive
+differs from call to call; by default one pseudo-random order is simulated (`ArrivalTimes`).
 
 Sources: allreduce.cc, allgather.cc, alltoall.cc, broadcast.cc and transport/tcp/pair.cc of gloo, ProcessGroupGloo.cpp
 of PyTorch 2.13.
@@ -41,9 +41,9 @@ SEGMENT = 1 << 20
 NAME = "gloo"
 """The name of these algorithms in a transport's list."""
 SEGMENTS_IN_FLIGHT = 2
-"""Segments of an all_reduce that a rank waits for at a time."""
+"""Segments of an all_reduce that a rank waits for at the same time."""
 _MAX_CHAINED_RANKS = 48
-"""Up to this many ranks each message of an all_to_all or broadcast waits for just the one that it depends on.
+"""Up to this number of ranks, each message of an all_to_all or broadcast waits only for the one that it depends on.
 
 In larger groups a message waits for a whole stage, which is faster to simulate.
 """

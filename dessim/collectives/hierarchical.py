@@ -1,7 +1,7 @@
 """Two-level algorithms: inside each node over NVLink, and across nodes along rails.
 
 With g ranks per node and m nodes, rank = node * g + local. Ranks with the same `local` index form a rail. Across nodes
-each GPU moves only its 1/g share through its own NIC, so all NICs of a node work at once. NCCL achieves the same with
+each GPU moves only its 1/g share through its own NIC, so all NICs of a node work together. NCCL achieves the same with
 one ring per channel, or with PXN for all_to_all.
 
     reduce_scatter   a ring in the node on S, then a ring along the rail on S/g

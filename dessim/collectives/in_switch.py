@@ -73,13 +73,13 @@ def nvls_sharp_all_reduce(layout: Layout, size: float, chunks: int | None = None
 
 
 def _node_sums(layout: Layout, start: int) -> Edges:
-    """One tree per rank, which brings the sum of its share from all ranks of its node."""
+    """One tree per rank. It brings the rank the sum of its share over all ranks of its node."""
     ranks, peers = _nodes(layout)
     return _edges(layout, ranks, Trees.of(peers, ranks[:, None]), start)
 
 
 def _node_multicasts(layout: Layout, start: int) -> Edges:
-    """One tree per rank, which takes its share to all ranks of its node."""
+    """One tree per rank. It carries the rank's share to all ranks of its node."""
     ranks, peers = _nodes(layout)
     return _edges(layout, ranks, Trees.of(ranks[:, None], peers), start)
 

@@ -4,7 +4,7 @@ An edge sends its first chunk in stage `start` and one more in each following st
 which the same edges are busy are equal and are solved once: a pipeline of c chunks over depth d fills, runs steadily
 and drains in c + d - 1 stages, of which only about 2 d are different.
 
-A stage is as long as its slowest edge. Left out: on unequal links fast edges of a real pipeline run ahead.
+A stage takes as long as its slowest edge. Left out: in a real pipeline over unequal links, fast edges run ahead.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CHUNK_COUNTS = tuple(2**power for power in range(13))
 """The numbers of chunks from which the fastest is chosen where the caller gives none.
 
 NCCL halves its chunk until a collective has several chunks for each hop of its tree, by constants fitted to its GPUs
-(NCCL src/enqueue.cc, calcCollChunking). The rule behind it, the fastest number, also holds for other links, and a time
-that is the least of several that grow with the size grows with it too.
+(NCCL src/enqueue.cc, calcCollChunking). The rule behind these constants, to take the fastest number, also suits other
+links. Each number's time grows with the size, and so does the smallest of these times.
 """
 
 

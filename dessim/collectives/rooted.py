@@ -1,6 +1,6 @@
 """Collectives with a root: broadcast, reduce, gather, scatter; flat, binomial tree, pipelined chain.
 
-    flat       the root exchanges messages with all other ranks at once: one stage, n-1 messages through one link
+    flat       the root exchanges messages with all other ranks: one stage, n-1 messages through one link
     binomial   ceil(log2 n) stages; in stage k of a broadcast the 2**k ranks that have the data send it to as many more
     chain      a pipeline from rank to rank in chunks; bandwidth-optimal for large data (NCCL's ring broadcast)
 

@@ -53,7 +53,7 @@ class Layout:
 class ArrivalTimes:
     """When ranks arrive at an op, for algorithms whose order of messages depends on it.
 
-    Rank i arrives at `times[i]` [s]. Without `times` all ranks arrive at once, in a pseudo-random order that `seed`
+    Rank i arrives at `times[i]` [s]. Without `times` all ranks arrive at time 0, in a pseudo-random order that `seed`
     selects.
     """
 
@@ -100,17 +100,17 @@ class Stage:
     `dst[i]`.
 
     The stage is executed `repeat` times, each time after the previous repetition has ended. `pattern` identifies the
-    pairs of sender and receiver: stages with equal patterns share their routes. An empty pattern equals no other.
+    pairs of sender and receiver: stages with equal patterns share their routes. An empty pattern is never shared.
 
     In repetition r message i carries the pieces `carries(r)[i]`, of the `pieces` equal pieces that the data is cut into
     (0: one per rank). The receiver adds them to its own where `reduce` is set (one flag, or one per message) and stores
     them otherwise.
 
     With `in_flight` above 1 each message is sent in that number of equal parts, and a part of the next repetition
-    leaves as soon as the same part of this one has arrived. A repetition then lasts as long as its data drains, or as
-    long as one part takes with its latency, overhead and sum, whichever is longer.
+    leaves as soon as the same part of this one has arrived. A repetition then lasts for the longer of two times: that
+    in which its data drains, and that of one part with its latency, overhead and sum.
 
-    With `continues` its messages are the rest of those of the stage before, and cost no further overhead.
+    With `continues`, the messages are the rest of those of the stage before, and cost no further overhead.
 
     `after[i]` is the message of the same repetition that message i waits for (-1: none). A message that waits for no
     other leaves `begins[i]` seconds after the stage has begun.

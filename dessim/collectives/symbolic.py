@@ -1,9 +1,9 @@
 """The symbolic checker: proves that a schedule computes its collective, by executing it on sets of contributions.
 
-A rank's copy of a piece is represented by the set of ranks whose contribution it contains, as a bit mask. It is an
-error to add a contribution twice, to send a piece that the sender does not have, or to send a number of bytes that
-differs from the size of the pieces. At the end each rank must hold each piece of its result, with each contribution
-exactly once.
+A rank's copy of a piece is represented by a bit mask: the set of ranks whose contributions it contains. It is an error
+to add a contribution twice, to send a piece that the sender does not have, or to send a number of bytes that differs
+from the size of the pieces. At the end each rank must hold each piece of its result, with each contribution exactly
+once.
 
 S bytes are cut into `pieces` equal pieces. In ops where each rank has a share (reduce_scatter, all_gather, gather,
 scatter), `pieces` is a multiple of n and rank r's share is the r-th run of consecutive pieces. In all_to_all each rank

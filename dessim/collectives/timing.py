@@ -1,4 +1,4 @@
-"""The parts of a call that its time covers, which depend on who measures."""
+"""The parts of a call that its time covers: they depend on how it is measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from enum import StrEnum
 class Timing(StrEnum):
     """The part of a call of NCCL that its time covers.
 
-    ALONE: one call in a step, from the host's call to the last GPU's end. REPEATED: one of many calls that follow each
-    other, as nccl-tests divides their time. KERNEL: from the start of the last rank's kernel to the end of the last
-    kernel, as profilers record it; the launch happened before.
+    ALONE: one call in a step, from the host's call until the last GPU has finished. REPEATED: the mean over many
+    back-to-back calls, as in nccl-tests. KERNEL: from the start of the last rank's kernel to the end of the last
+    kernel, as profilers record it, without the launch.
     """
 
     ALONE = "alone"

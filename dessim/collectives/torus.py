@@ -2,8 +2,8 @@
 
 reduce_scatter runs along dimension 0 on S, along dimension 1 on S/d0, and so on; all_gather is its reverse; all_reduce
 runs both. The algorithm is bandwidth-optimal like a ring, with sum(d_i - 1) stages instead of n - 1. It works on any
-network, but only on a torus is each message one hop. Left out: running all dimensions at once on parts of the data
-(multi-port).
+network, but only on a torus is each message one hop. Left out: running all dimensions at the same time on parts of the
+data (multi-port).
 
 Source: Barnett, Littlefield, Payne and van de Geijn, "Global Combine on Mesh Architectures with Wormhole Routing", IPPS
 1993; Chan et al., "Collective communication: theory, practice, and experience", CCPE 19, 2007.

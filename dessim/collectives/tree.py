@@ -23,7 +23,7 @@ from dessim.collectives.schedule import Layout, Stage
 
 
 def double_tree_all_reduce(layout: Layout, size: float, chunks: int | None = None) -> Iterator[Stage]:
-    """Chunks move up and down at once, in c + 2 depth - 1 stages."""
+    """Chunks move up and down at the same time, in c + 2 depth - 1 stages."""
     yield from _both_trees("all_reduce", layout.n, size, chunks, root=0, up=True, down=True)
 
 
@@ -42,7 +42,7 @@ def _both_trees(name: str, n: int, size: float, chunks: int | None, root: int, u
         return
     first = parents(n)
     ranks = np.arange(n, dtype=np.int64)
-    # The rank that takes the place of each rank of the first tree in the second.
+    # For each rank of the first tree, the rank that has its position in the second.
     substitute = (n - ranks) % n if n % 2 else np.where(ranks == 0, 0, ranks % (n - 1) + 1)
     second = np.empty(n, dtype=np.int64)
     second[substitute] = substitute[first]

@@ -180,7 +180,7 @@ def timeline_of(record: Record) -> Iterator[Slice]:
             args |= {
                 "bytes": round(span.size),
                 "algorithm": span.algorithm or "none",
-                "waited for others (us)": round((span.moving - span.start) * 1e6, 3),
+                "waited for others (us)": round((span.moving_since - span.start) * 1e6, 3),
             }
         yield Slice(
             process=names[span.rank_class],

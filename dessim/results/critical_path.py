@@ -38,8 +38,8 @@ class Segment:
 class PathOp:
     """An op on the critical path, or the wait before it (`what` is then `host`).
 
-    `parts` are its seconds per step by what bound them, mean over steps. `rank` is the rank of its longest segment, and
-    `size` [bytes] the largest size of a collective over `group`.
+    `parts` are its mean seconds per step and bottleneck. `rank` is the rank of its longest segment, and `size` [bytes]
+    the largest size of a collective over `group`.
     """
 
     name: str
@@ -126,8 +126,8 @@ class _Predecessors:
         begin, now = window  # `now` moves backwards
         while span is not None and now > begin:
             if span.kind is Kind.COLLECTIVE:
-                _append(segments, Segment(span, max(span.moving, begin), now))
-                now = span.moving
+                _append(segments, Segment(span, max(span.moving_since, begin), now))
+                now = span.moving_since
                 # Before data moved, every member waited for the last one.
                 span = self._last_member[span.group, span.step, span.name]
             else:

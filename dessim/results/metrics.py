@@ -173,7 +173,7 @@ def _cost(name: str, entries: list[tuple[Span, float, float]], n_steps: int) -> 
     carried: dict[str, float] = {}
     collectives: dict[tuple[str | None, int], Span] = {}  # one member of each
     for span, weight, _ in entries:
-        for part, seconds in {**span.parts, LATE: span.moving - span.start}.items():
+        for part, seconds in {**span.parts, LATE: span.moving_since - span.start}.items():
             bound[part] = bound.get(part, 0.0) + weight * seconds
         collectives[span.group, span.step] = span  # `carried` is the same for every member
     for span in collectives.values():
@@ -184,7 +184,7 @@ def _cost(name: str, entries: list[tuple[Span, float, float]], n_steps: int) -> 
         collective=str(first.collective),
         algorithm=first.algorithm or "",
         bytes=sum(weight * span.size for span, weight, _ in entries) / n_steps,
-        time_s=sum(weight * (span.end - span.moving) for span, weight, _ in entries) / n_steps,
+        time_s=sum(weight * (span.end - span.moving_since) for span, weight, _ in entries) / n_steps,
         exposed_s=sum(weight * alone for _, weight, alone in entries) / n_steps,
         bytes_by_link=carried,
         bound_by=max(bound, key=lambda kind: bound[kind]),

@@ -1,7 +1,7 @@
-"""The seam between the event loop and models of the network: a collective that ranks join, and how it went.
+"""The interface between the event loop and the network models: ranks join a collective, and an outcome comes back.
 
 The engine (engine.py) knows when a rank arrives at a collective. A `NetworkModel` knows how the collective then moves
-its data: `FluidNetwork` (fluid/model.py) runs it for all ranks at once as soon as the last one has arrived, with
+its data: `FluidNetwork` (fluid/model.py) runs it for all ranks together as soon as the last one has arrived, with
 max-min fair rates; `PacketNetwork` (packet/model.py) runs it rank by rank, packet by packet.
 """
 
@@ -26,28 +26,28 @@ from dessim.workload.dag import Task
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an op went.
+    """The result of an op.
 
-    `algorithm` is that of a collective ("" for other ops). Data began to move at `moving` [s]; `parts` are the seconds
-    from then on by what bound them. `carried` [link classes] are the bytes that each link class carried for it (None:
-    not counted per op).
+    `algorithm` is that of a collective ("" for other ops). Data began to move at `moving_since` [s]; `parts` are the
+    seconds from then on per bottleneck. `carried` [link classes] are the bytes that each link class carried for it
+    (None: not counted per op).
     """
 
     algorithm: str
-    moving: float
+    moving_since: float
     parts: Parts
     carried: FloatArray | None = None
 
 
 class CollectiveObserver(Protocol):
-    """The job, as a network model sees it: it wants to know when its collectives move data."""
+    """The job, as a network model sees it: notified when collectives start and end."""
 
     def started(self, rendezvous: Rendezvous) -> Progress:
         """All ranks have arrived and data begins to move. Returns the progress of this collective."""
         ...
 
     def finished(self, rendezvous: Rendezvous) -> None:
-        """No rank has anything left to send."""
+        """No rank has any data left to send."""
         ...
 
 
@@ -66,7 +66,7 @@ class NetworkModel(Protocol):
 
     @property
     def threads_per_stream(self) -> int:
-        """How many collectives a stream runs at a time, beside its compute ops; 0: one op at a time, of any kind."""
+        """How many collectives a stream runs at once, beside its compute ops. 0: one op at a time, of any kind."""
         ...
 
     def gpu_of(self, rank: int) -> Gpu:
@@ -74,9 +74,10 @@ class NetworkModel(Protocol):
         ...
 
     def join(self, rendezvous: Rendezvous, task: Task, job: CollectiveObserver) -> simpy.Event:
-        """The ranks that joined `rendezvous` last have arrived with their `task`.
+        """Let the ranks that joined `rendezvous` last, with their `task`, take part in the collective.
 
-        The event fires when the collective has finished for these ranks; its value is their `Outcome`.
+        The event fires when the collective has finished for these ranks; its value is their `Outcome`. Raises
+        SimulationError for a collective that the model does not support.
         """
         ...
 
@@ -85,18 +86,20 @@ class NetworkModel(Protocol):
         ...
 
 
-class Placement:
-    """The GPU of each rank of a job, and the GPUs of its groups. Rank r is on GPU `seats[r]`, or on GPU r."""
+class RankPlacement:
+    """The GPU of each rank of a job, and the GPUs of its groups. Rank r is on GPU `gpus_of_ranks[r]`, or on GPU r."""
 
-    def __init__(self, cluster: Cluster, groups: Mapping[str, Sequence[int]], seats: IntArray | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, groups: Mapping[str, Sequence[int]], gpus_of_ranks: IntArray | None = None
+    ) -> None:
         self._cluster = cluster
-        self._seats = seats
+        self._gpus_of_ranks = gpus_of_ranks
         ranks = {name: np.asarray(members, dtype=np.int64) for name, members in groups.items()}
         self.gpus: Mapping[str, IntArray] = {
-            name: members if seats is None else seats[members] for name, members in ranks.items()
+            name: members if gpus_of_ranks is None else gpus_of_ranks[members] for name, members in ranks.items()
         }
 
     def gpu_of(self, rank: int) -> Gpu:
         """The device that a rank computes on."""
-        ((gpu, _),) = self._cluster.devices([rank if self._seats is None else self._seats[rank]])
+        ((gpu, _),) = self._cluster.devices([rank if self._gpus_of_ranks is None else self._gpus_of_ranks[rank]])
         return gpu

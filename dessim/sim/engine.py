@@ -2,8 +2,8 @@
 
     record = simulate(cluster, workload)
 
-Each class of identical ranks is simulated once. An op is a small process: it takes its turn on its stream (in issue
-order, as on a CUDA stream), waits for its dependencies, computes or communicates, and releases the stream.
+Each class of identical ranks is simulated once. An op is a small process: it waits for its stream (in issue order, as
+on a CUDA stream) and for its dependencies, computes or communicates, and releases the stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 import simpy
 
 from dessim.cluster import Cluster
-from dessim.cluster.placement import seated
+from dessim.cluster.placement import gpu_of_each_rank
 from dessim.collectives import Options
 from dessim.collectives.gloo import NAME as GLOO
 from dessim.errors import DeadlockError, OutOfTime, SimulationError
@@ -45,7 +45,7 @@ NetworkName = Literal["fluid", "packet"]
 class JobRun:
     """A workload that runs on `network`, which other jobs may share.
 
-    `cores` are those of one machine, if all ranks compute there. `moving` collectives are in progress; `paused` is
+    `cores` are those of one machine, if all ranks compute there. `in_progress` collectives move data; `on_idle` is
     called when the last of them has finished.
     """
 
@@ -73,8 +73,8 @@ class JobRun:
             )
             for number, rank_class in enumerate(workload.classes)
         ]
-        self.moving = 0
-        self.paused: Callable[[], object] | None = None
+        self.in_progress = 0
+        self.on_idle: Callable[[], object] | None = None
         self._finished: list[list[simpy.Event]] = []  # of each rank class, of each op
 
     def start(self) -> simpy.Event:
@@ -82,7 +82,7 @@ class JobRun:
         for number, rank_class in enumerate(self.workload.classes):
             self._finished.append([self.env.event() for _ in rank_class.tasks])
             for index, task in enumerate(rank_class.tasks):
-                # Requested here, in issue order, however late the op's dependencies finish.
+                # Requested here, so that a stream serves ops in issue order even if dependencies finish late.
                 turn = self._stream(number, task).request()
                 self.env.process(self._op(number, index, task, turn))
         return simpy.AllOf(self.env, [event for events in self._finished for event in events])
@@ -91,23 +91,23 @@ class JobRun:
         """The record of what happened so far; of the network, only this job's share."""
         self.record.end = float(self.env.now)
         self.network.note(self.record)
-        # Sort by time: the order in which processes resumed at one instant says nothing.
+        # Sort by time: the order in which processes resume at one instant has no meaning.
         self.record.spans.sort(key=lambda span: (span.start, span.rank_class, span.end, span.name))
         return self.record
 
     def state(self) -> tuple[list[list[bool]], list[float]] | None:
-        """All that determines how the job continues: which ops have finished, and the seconds of compute left.
+        """The state that determines how the job continues: which ops have finished, and the seconds of compute left.
 
         None while a collective is in progress, and for workloads with recorded host delays.
         """
-        if self.moving or any(task.delay for rank_class in self.workload.classes for task in rank_class.tasks):
+        if self.in_progress or any(task.delay for rank_class in self.workload.classes for task in rank_class.tasks):
             return None
         finished = [[op.triggered for op in ops] for ops in self._finished]
         return finished, [seconds for device in self.devices for seconds in device.left()]
 
     def started(self, rendezvous: Rendezvous) -> Progress:
-        """A collective begins to move data: its GPUs compute more slowly from now on."""
-        self.moving += 1
+        """A collective begins to move data. Its GPUs compute more slowly until it has finished."""
+        self.in_progress += 1
         for number in rendezvous.classes:
             self.devices[number].begin_communication()
         return self.progress.within(self.rendezvous.finished, self.rendezvous.total, "collectives")
@@ -118,9 +118,9 @@ class JobRun:
         self.progress.tick(self.rendezvous.finished, self.rendezvous.total, "collectives")
         for number in rendezvous.classes:
             self.devices[number].end_communication()
-        self.moving -= 1
-        if self.paused is not None and not self.moving:
-            self.paused()
+        self.in_progress -= 1
+        if self.on_idle is not None and not self.in_progress:
+            self.on_idle()
 
     def so_far(self) -> dict[str, float]:
         """Steps that have finished and simulated seconds, for OutOfTime."""
@@ -160,7 +160,7 @@ class JobRun:
                 rank_class=number,
                 task=task,
                 start=start,
-                moving=outcome.moving,
+                moving_since=outcome.moving_since,
                 end=self.env.now,
                 algorithm=outcome.algorithm or None,
                 group_size=len(self.workload.groups[task.group]) if task.group else 0,
@@ -189,11 +189,11 @@ def simulate(
     """Run a workload alone on a cluster; rank r is on GPU r, or on `gpus[r]`.
 
     `algorithms` fixes the algorithm of an op (default "auto"), `options` sets what algorithms leave open: chunks, the
-    root, the sides of a torus. `routed` carries routed stages from one simulation of the cluster to the next and
-    brings its own `folding`; `folding=False` runs the same engine without folding. `progress` reports and may stop the
-    run. `faults` change links during the run. With `cores` all ranks compute on one machine with that many cores and
-    take turns. `network` is the model of the network: "fluid" (max-min fair rates, any size) or "packet" (gloo, a few
-    ranks, packet by packet).
+    root, the sides of a torus. `folding=False` simulates identical flows one by one. `routed` keeps routed stages from
+    one simulation of a cluster to the next; its cluster and its folding then replace `cluster` and `folding`.
+    `progress` reports and may stop the run. `faults` change links during the run. With `cores` all ranks share the
+    cores of one machine. `network` is the model of the network: "fluid" (max-min fair rates, any size) or "packet"
+    (gloo, a few ranks, packet by packet).
 
     Raises CapacityError when the cluster is too small, DeadlockError when ranks wait for each other, OutOfTime, and
     SimulationError when a fault cuts ranks off for too long, or the packet network cannot run the workload.
@@ -201,24 +201,24 @@ def simulate(
     env = Clock()
     progress = progress or Progress()
     routed = routed or RouteCache(cluster, folding)
-    seats = seated(routed.cluster, workload.n_ranks, gpus)
+    gpus_of_ranks = gpu_of_each_rank(routed.cluster, workload.n_ranks, gpus)
     shared_cores = Cores(env, cores) if cores is not None else None
     if shared_cores is not None or network == "packet":
         workload = workload.one_by_one()
     model: NetworkModel
     if network == "packet":
         if faults:
-            raise SimulationError("the packet network has no faults; leave out the faults, or use the fluid network")
+            raise SimulationError("the packet network does not model faults; leave them out, or use the fluid network")
         chosen = [name for name in (algorithms or {}).values() if name not in ("auto", GLOO)]
-        # How often a collective is timed is of no concern to packets.
+        # `timing` matters to NCCL's algorithms only.
         if chosen or (options is not None and replace(options, timing=Options().timing) != Options()):
             raise SimulationError("the packet network runs gloo's own algorithms; leave out algorithms and options")
-        model = PacketNetwork(PacketFabric(env, routed.cluster, shared_cores), workload.groups, seats)
+        model = PacketNetwork(PacketFabric(env, routed.cluster, shared_cores), workload.groups, gpus_of_ranks)
     else:
         fabric = FlowFabric(
             env, routed.cluster, routed.folding, progress, faults.timeout if faults else RETRY_TIMEOUT_S
         )
-        model = fluid = FluidNetwork(fabric, routed, workload.groups, algorithms, options, seats)
+        model = fluid = FluidNetwork(fabric, routed, workload.groups, algorithms, options, gpus_of_ranks)
         if faults:
             env.process(faults.apply(env, fabric, [fluid]))
     run = JobRun(env, model, workload, progress, shared_cores)

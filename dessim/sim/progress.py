@@ -1,9 +1,9 @@
 """Progress of a long run, and its budget of wall-clock time.
 
-The caller that starts a run hands a `Progress` down to each long-running part of it. Each part reports how much of its
-own work it has done; the progress reports the share done of the whole run, and ends the run when its time budget is
-spent. It only observes: a run that ends by itself gives the same result with or without it. A run may exceed its budget
-by the longest piece of work between two checks, such as routing or folding one stage.
+The caller that starts a run passes a `Progress` to each long-running part of it. Each part reports how much of its own
+work it has done. The progress reports the share done of the whole run, and ends the run when its time budget is spent.
+It only observes: a run that ends by itself gives the same result with or without it. A run may exceed its budget by the
+longest piece of work between two checks, such as routing or folding one stage.
 
     progress = Progress(budget_s=30.0, report=print)
     for done, case in enumerate(cases):
@@ -72,7 +72,7 @@ class Progress:
         return part
 
     def tick(self, done: float, total: float, what: str = "") -> None:
-        """`done` of `total` are done. Raises OutOfTime when the budget is spent and something is left to do."""
+        """Report that `done` of `total` are done. Raises OutOfTime if the budget is spent and work is left."""
         run = self._run
         now = run.clock()
         run.share = max(run.share, self._begin + self._width * done / total)
@@ -84,7 +84,7 @@ class Progress:
             run.report(run.share, _text(run.levels))
 
     def check(self) -> None:
-        """Work continues and nothing more is done. Raises OutOfTime when the budget is spent."""
+        """Check the budget without reporting. Raises OutOfTime when it is spent."""
         if self._run.clock() - self._run.began >= self._run.budget_s:
             self._stop()
 

@@ -18,9 +18,9 @@ _COLLECTIVES_NAMED = 5
 class Rendezvous:
     """One collective over a group of `size` ranks, and the ranks that have arrived so far.
 
-    `over` fires when no rank has anything left to do. `classes` are the rank classes, and `members` the ranks' places
-    in the group, in the order of arrival. `splits` are the bytes for each member that an uneven all_to_all sends, by
-    the sender's place in the group.
+    `over` fires when no rank has anything left to do. In the order of arrival, `classes` are the rank classes and
+    `members` the places of their ranks in the group. `splits` are the bytes for each member that an uneven all_to_all
+    sends, by the sender's place in the group.
     """
 
     over: simpy.Event
@@ -38,7 +38,7 @@ class Rendezvous:
 
 
 class RendezvousTable:
-    """All collectives of a workload: `total` there are, `finished` have finished."""
+    """All collectives of a workload; `finished` of `total` have ended."""
 
     def __init__(self, env: simpy.Environment, workload: Workload) -> None:
         self._env = env
@@ -49,7 +49,7 @@ class RendezvousTable:
         self.total = len({_key(task) for c in workload.classes for task in c.tasks if task.collective is not None})
 
     def join(self, rank_class: int, task: Task) -> Rendezvous:
-        """The ranks of class number `rank_class` arrive at `task`.
+        """Note that the ranks of class number `rank_class` have arrived at `task`.
 
         Raises SimulationError where the group is not declared, or the ranks disagree on the collective.
         """
@@ -77,7 +77,7 @@ class RendezvousTable:
         return rendezvous
 
     def missing(self) -> str:
-        """Which collectives wait for which ranks, as text for a deadlock's message."""
+        """Text for the message of a deadlock: which collectives wait for which ranks."""
         waits = []
         for (group, step, name), rendezvous in self._rendezvous.items():
             if rendezvous.over.triggered:

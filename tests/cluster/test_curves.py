@@ -57,9 +57,9 @@ def test_a_curve_holds_for_its_op_and_shape_alone(other: dict[str, Any]) -> None
 def _spread(op: str, gpus: int, servers: int, size: float = 2048, **more: int) -> float:
     known = Spread({"other": (0.3, 0.3, 0.3)}, {"other": (0.4, 0.4, 0.4)})
     transport = Transport("mine", nccl=Nccl("ib", curves=(CURVE,)), spread=known)
-    found = transport.spread_of(op, size, gpus=gpus, servers=servers, **more)
-    assert found is not None
-    return found[1]
+    spread = transport.spread_of(op, size, gpus=gpus, servers=servers, **more)
+    assert spread is not None
+    return spread[1]
 
 
 def test_near_its_points_a_curve_has_its_own_spread() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dessim.cluster import Cluster, load_cluster
-from dessim.cluster.placement import POLICIES, first_hop, place, seated
+from dessim.cluster.placement import POLICIES, first_hop, gpu_of_each_rank, place
 from dessim.errors import CapacityError
 from tests.cluster.small_clusters import clusters
 
@@ -70,11 +70,11 @@ def test_random_depends_on_the_seed_only() -> None:
 
 
 def test_each_rank_gets_a_different_gpu_of_the_cluster() -> None:
-    assert seated(LEAVES, 3).tolist() == [0, 1, 2] and seated(LEAVES, 2, [9, 4]).tolist() == [9, 4]
+    assert gpu_of_each_rank(LEAVES, 3).tolist() == [0, 1, 2] and gpu_of_each_rank(LEAVES, 2, [9, 4]).tolist() == [9, 4]
     for wrong, line in (
         ([1, 1], "GPU 1 is listed twice"),
         ([1, 128], "GPU 128 is not one"),
         ([-1, 2], "GPU -1 is not"),
     ):
         with pytest.raises(CapacityError, match=line):
-            seated(LEAVES, 2, wrong)
+            gpu_of_each_rank(LEAVES, 2, wrong)

@@ -75,7 +75,7 @@ def test_a_collective_waits_for_its_last_member_and_names_the_late_rank_as_bound
     late = [compute("work", 9e-3), reduce("all", 8.0, 0)]
     record = simulate(CLUSTER, job([((0, 1), early), ((2,), late)]), RING)
     spans = {(s.rank_class, s.name): s for s in record.spans}
-    assert spans[0, "all"].moving == spans[1, "all"].moving == pytest.approx(9e-3)
+    assert spans[0, "all"].moving_since == spans[1, "all"].moving_since == pytest.approx(9e-3)
     assert spans[0, "all"].bound_by == "late rank"
     assert spans[1, "all"].bound_by == "latency"
     assert record.end == pytest.approx(9e-3 + ring(3, 8.0))

@@ -86,9 +86,9 @@ def test_folded_equals_unfolded_with_every_feature_in_use(
     routing: str, policy: str, faults: list[Fault], slow: dict[int, float]
 ) -> None:
     cluster = cluster_with_everything(routing)
-    seats = place(cluster, np.arange(cluster.n_gpus), N, policy, seed=5)
-    assert seats is not None
-    gpus = seats.tolist()
+    placed = place(cluster, np.arange(cluster.n_gpus), N, policy, seed=5)
+    assert placed is not None
+    gpus = placed.tolist()
     workload = Stragglers(slow).slowed(step())
     # Different factors put each rank into its own class.
     one_by_one = Stragglers({rank: 1 + 1e-13 * rank for rank in range(N)}).slowed(workload)

@@ -32,8 +32,8 @@ class Cable:
 def switches(cluster: Cluster) -> list[int]:
     """The switches, in the order of their vertex ids."""
     between = cluster.links.src[: cluster.wiring.first_server_link]
-    found: list[int] = np.unique(np.concatenate([cluster.switch_of_nic(), between])).tolist()
-    return found
+    vertices: list[int] = np.unique(np.concatenate([cluster.switch_of_nic(), between])).tolist()
+    return vertices
 
 
 def cables(cluster: Cluster) -> list[Cable]:
@@ -43,7 +43,7 @@ def cables(cluster: Cluster) -> list[Cable]:
     rate_of: dict[tuple[int, int], float] = {}
     for link in range(cluster.wiring.first_server_link):
         rate_of[int(links.src[link]), int(links.dst[link])] = float(links.capacity[link])
-    found = []
+    listed = []
     for link in range(cluster.wiring.first_server_link):
         a, b = int(links.src[link]), int(links.dst[link])
         if rate_of.get((b, a)) != rate_of[a, b]:
@@ -53,8 +53,8 @@ def cables(cluster: Cluster) -> list[Cable]:
         if a < b:
             part, count = kinds.get(links.kinds[links.kind[link]], (None, 1))
             efficiency = part.efficiency if part else 1.0
-            found.append(Cable(a, b, count, rate_of[a, b] / count / efficiency, float(links.latency[link])))
-    return found
+            listed.append(Cable(a, b, count, rate_of[a, b] / count / efficiency, float(links.latency[link])))
+    return listed
 
 
 def _kinds_of_cables(cluster: Cluster) -> dict[str, tuple[Link | None, int]]:

@@ -25,13 +25,13 @@ Tiers = dict[int, tuple[str, int]]
 
 def infragraph_json(cluster: Cluster) -> tuple[str, list[str]]:
     """Return the infrastructure and sentences on what is lost. Raises UsageError where a cable has two rates."""
-    found = cables(cluster)
+    between_switches = cables(cluster)
     hosts = [_host(cluster, kind, number) for number, kind in enumerate(cluster.wiring.kinds)]
     tiers = _tiers(cluster)
     ports = Counter[int]()
     links: dict[str, Table] = {}
     edges = _nic_edges(cluster, tiers, ports, links)
-    for cable in found:
+    for cable in between_switches:
         edges += _cable_edges(cable, tiers, ports, links)
     width = max(ports.values(), default=1)
     switch = {
@@ -94,14 +94,14 @@ def _host(cluster: Cluster, kind: NodeLinks, number: int) -> Table:
 
 def _tiers(cluster: Cluster) -> Tiers:
     """Vertex of each switch -> its instance and index. Switches with names of their own are instances of one each."""
-    found = {}
+    tiers = {}
     counts = Counter[str]()
     for vertex in switches(cluster):
         layer = cluster.links.layer_of(vertex)
         instance = _plain(layer.name(vertex - layer.first)) if layer.names else layer.kind
-        found[vertex] = (instance, counts[instance])
+        tiers[vertex] = (instance, counts[instance])
         counts[instance] += 1
-    return found
+    return tiers
 
 
 def _plain(name: str) -> str:

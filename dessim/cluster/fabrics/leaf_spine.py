@@ -44,7 +44,7 @@ class LeafSpine:
         return self.uplink.capacity * self.links_per_spine * self.spines if self.uplink else 0.0
 
     def segments(self, src: IntArray, dst: IntArray, pick: Pick) -> list[Segment]:
-        """Up to a spine and down again between NICs on different leaves."""
+        """Up to a spine and down again between NICs on different leaves. Raises ValueError between different planes."""
         a = self.leaf[src]
         b = self.leaf[dst]
         rows = np.flatnonzero(a != b)

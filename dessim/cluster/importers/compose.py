@@ -193,11 +193,11 @@ def _slower_nics(rates: list[Rate], usual: float, network: str) -> list[dict[str
 
 def _assumptions(tables: dict[str, Any]) -> list[str]:
     """A sentence for each part that is an assumption."""
-    found = [
+    choices = [
         (key if table == "top" else f"{table}.{key}", value)
         for table, keys in (("top", tables), ("node", tables["node"]), ("fabric", tables["fabric"]))
         for key, value in keys.items()
         if isinstance(value, Choice) and value.assumed
     ]
-    sentences = [f"{key} = {value.part}: {value.assumed}" for key, value in found]
+    sentences = [f"{key} = {value.part}: {value.assumed}" for key, value in choices]
     return [*sentences, "latency and efficiency of every link: those of its part"]

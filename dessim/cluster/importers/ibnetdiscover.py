@@ -123,7 +123,7 @@ def _cables(path: Path, switches: dict[str, _Node], names: dict[str, str]) -> di
             if guid < peer:
                 a, b = sorted((names[guid], names[peer]))
                 rates.setdefault((a, b), []).append(rate)
-    return {pair: bundle_of(found) for pair, found in sorted(rates.items())}
+    return {pair: bundle_of(rates_of_pair) for pair, rates_of_pair in sorted(rates.items())}
 
 
 def _hosts(path: Path, adapters: list[_Node], names: dict[str, str]) -> tuple[Host, ...]:
@@ -139,13 +139,13 @@ def _hosts(path: Path, adapters: list[_Node], names: dict[str, str]) -> tuple[Ho
             if peer not in names:
                 raise ClusterError(path, f"line {node.line}", f"{node.description!r} leads to {peer}, no switch")
             ports.setdefault(host, []).append((f"{adapter} {number:3}", Port(adapter or host, names[peer], rate)))
-    found = []
+    hosts = []
     for name in sorted(ports, key=natural):
         ordered = sorted(ports[name], key=lambda item: natural(item[0]))
-        found.append(Host(name, tuple(port for _, port in ordered)))
-    if not found:
+        hosts.append(Host(name, tuple(port for _, port in ordered)))
+    if not hosts:
         raise ClusterError(path, "", "no adapter is cabled to a switch")
-    return tuple(found)
+    return tuple(hosts)
 
 
 def _examples(nodes: list[_Node]) -> str:

@@ -40,20 +40,20 @@ def read_infragraph(path: Path, text: str) -> FoundFabric:
 def _parsed(path: Path, text: str) -> Table:
     try:
         if text.lstrip().startswith("{"):
-            found = json.loads(text)
+            root = json.loads(text)
         else:
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
                 raise ClusterError(path, "", "refused: its YAML has aliases; write it without them")
-            found = yaml.safe_load(text)
+            root = yaml.safe_load(text)
     except (yaml.YAMLError, json.JSONDecodeError, ValueError, RecursionError) as error:
         raise ClusterError(path, "", f"neither JSON nor YAML: {' '.join(str(error).split())[:200]}") from None
-    if isinstance(found, dict) and isinstance(found.get("infrastructure"), dict):
-        found = found["infrastructure"]
-    if not isinstance(found, dict) or not all(
-        isinstance(found.get(key), list) for key in ("devices", "instances", "edges")
+    if isinstance(root, dict) and isinstance(root.get("infrastructure"), dict):
+        root = root["infrastructure"]
+    if not isinstance(root, dict) or not all(
+        isinstance(root.get(key), list) for key in ("devices", "instances", "edges")
     ):
         raise ClusterError(path, "", "is no InfraGraph infrastructure, which lists devices, instances and edges")
-    return found
+    return root
 
 
 class _Reader:
@@ -102,7 +102,7 @@ class _Reader:
         ]
         return FoundFabric(
             switches=tuple(switches),
-            cables={pair: bundle_of(found) for pair, found in sorted(rates.items())},
+            cables={pair: bundle_of(rates_of_pair) for pair, rates_of_pair in sorted(rates.items())},
             hosts=tuple(hosts),
             left_out=("latencies of InfraGraph links",),
             node=self._server(servers, len(hosts[0].ports), hosts[0].ports[0].rate),
@@ -206,14 +206,14 @@ class _Reader:
             raise ClusterError(self.path, where, f"[{text}] is not a slice such as [0:4]")
         numbers = [int(piece) if piece else None for piece in pieces]
         if len(pieces) == 1 and numbers[0] is not None:
-            found = [numbers[0] + count if numbers[0] < 0 else numbers[0]]
+            members = [numbers[0] + count if numbers[0] < 0 else numbers[0]]
         elif len(numbers) == 3 and numbers[2] == 0:
             raise ClusterError(self.path, where, f"[{text}] has a step of 0")
         else:
-            found = list(range(count)[slice(*numbers)] if len(pieces) > 1 else range(count))
-        if not found or found[0] < 0 or max(found) >= count:
+            members = list(range(count)[slice(*numbers)] if len(pieces) > 1 else range(count))
+        if not members or members[0] < 0 or max(members) >= count:
             raise ClusterError(self.path, where, f"[{text}] names no member, or more than the {count} there are")
-        return found
+        return members
 
     def _name(self, instance: str, index: int) -> str:
         name = f"{instance}{index}" if self._whole(self.instances[instance], "count", 1) > 1 else instance
@@ -262,10 +262,10 @@ class _Reader:
         return items
 
     def _table(self, table: Table, key: str) -> Table:
-        found = table.get(key) or {}
-        if not isinstance(found, dict):
+        value = table.get(key) or {}
+        if not isinstance(value, dict):
             raise ClusterError(self.path, key, "must be a table")
-        return found
+        return value
 
     def _whole(self, table: Table, key: str, default: int) -> int:
         value = table.get(key, default)

@@ -53,8 +53,8 @@ def read_nccl_xml(path: Path, text: str, nics: re.Pattern[str] | None = None) ->
     root = parse_xml(path, text)
     if root.tag != "system":
         raise ClusterError(path, "", f"its root is <{root.tag}>; NCCL_TOPO_DUMP_FILE writes <system>")
-    placed = [found for cpu in root.iter("cpu") for found in _walk(cpu, (), cpu)]
-    gpus = [found for found in placed if found.element.tag == "gpu"]
+    placed = [device for cpu in root.iter("cpu") for device in _walk(cpu, (), cpu)]
+    gpus = [device for device in placed if device.element.tag == "gpu"]
     if not gpus:
         raise ClusterError(path, "system", "holds no <gpu>")
     if len(gpus) > _MAX_GPUS:
@@ -131,7 +131,7 @@ def _compute_nets(
 
 def _pcie_tree(gpus: list[_Placed], nets: list[_Placed], cpus: int) -> tuple[int, int]:
     """PCIe switches and sockets, where equal runs of GPUs and adapters share them as topology files require."""
-    top = [found.bridges[0] if found.bridges else "" for found in (*gpus, *nets)]
+    top = [device.bridges[0] if device.bridges else "" for device in (*gpus, *nets)]
     switches = list(dict.fromkeys(top[: len(gpus)]))
     if "" in top or set(top[len(gpus) :]) != set(switches) or len(gpus) % len(switches) or len(nets) % len(switches):
         return 0, 1

@@ -47,14 +47,14 @@ def read_nvidia_smi(path: Path, text: str, nics: re.Pattern[str] | None = None) 
         raise ClusterError(path, missing[0], "has a column but no line")
     links, wiring = _nvlinks(path, [cells[name][: len(gpus)] for name in gpus])
     names = dict(re.findall(r"^\s*(NIC[0-9]{1,4}):\s*(\S+)", text, re.MULTILINE))
-    found = [names.get(column, column) for column in columns if column not in gpus]
-    kept = [name for name in found if nics is None or nics.search(name)]
+    adapters = [names.get(column, column) for column in columns if column not in gpus]
+    kept = [name for name in adapters if nics is None or nics.search(name)]
     if len(kept) > len(gpus):
         near = [_near(cells, column, len(gpus)) for column in columns[len(gpus) :]]
-        kept = [name for name, is_near in zip(found, near, strict=True) if name in kept and is_near]
+        kept = [name for name, is_near in zip(adapters, near, strict=True) if name in kept and is_near]
     if not kept or len(gpus) % len(kept):
-        raise ClusterError(path, "", undivided(len(kept), len(gpus), found))
-    left_out = unused_adapters([name for name in found if name not in kept])
+        raise ClusterError(path, "", undivided(len(kept), len(gpus), adapters))
+    left_out = unused_adapters([name for name in adapters if name not in kept])
     return FoundNode(
         gpus=len(gpus),
         nics=tuple(Nic(name) for name in kept),

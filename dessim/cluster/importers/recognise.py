@@ -168,7 +168,7 @@ def _fat_tree(fabric: FoundFabric, adjacent: Adjacency, leaves: Sequence[str]) -
     _require(len(pods) > 1 and all(len(s) == len(first_spines) and c == cable for s, c in others))
     above = [{frozenset(c for c in adjacent[s] if c in cores) for s in own} for own, _ in tiers]
     planes = above[0]
-    _require(all(found == planes for found in above) and len(planes) == len(first_spines))
+    _require(all(of_pod == planes for of_pod in above) and len(planes) == len(first_spines))
     per_spine = _same(len(plane) for plane in planes)
     _require(per_spine > 0 and per_spine * len(planes) == len(cores))
     _require(not any(other in cores for core in cores for other in adjacent[core]))
@@ -261,9 +261,9 @@ def _components(adjacent: Adjacency) -> list[list[str]]:
 
 def _same(values: Iterable[Any]) -> Any:
     """The value that all have."""
-    found = list(values)
-    _require(bool(found) and all(value == found[0] for value in found))
-    return found[0]
+    listed = list(values)
+    _require(bool(listed) and all(value == listed[0] for value in listed))
+    return listed[0]
 
 
 def _require(regular: bool) -> None:

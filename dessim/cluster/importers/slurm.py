@@ -99,17 +99,17 @@ def _expand(path: Path, number: int, text: str) -> list[str]:
 
 def _numbers(path: Path, where: str, text: str, room: int) -> list[str]:
     """The numbers of `0-3,7` as they are written, for `room` names at most."""
-    found: list[str] = []
+    numbers: list[str] = []
     for item in text.split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", item)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if match is None or last < first:
             raise ClusterError(path, where, f"[{text[:40]}] is not a list of numbers such as [0-3,7]")
-        if len(found) + last - first >= room:
+        if len(numbers) + last - first >= room:
             raise ClusterError(path, where, f"[{text[:40]}] makes more than {MAX_NODES:,} names")
         width = len(match[1])
-        found += [f"{value:0{width}}" for value in range(first, last + 1)]
-    return found
+        numbers += [f"{value:0{width}}" for value in range(first, last + 1)]
+    return numbers
 
 
 def _servers_below(

@@ -181,12 +181,12 @@ class CurveTable(Table):
 
 def _once(curves: tuple[CurveTable, ...]) -> tuple[CurveTable, ...]:
     """Curves, of which an op and shape may have one."""
-    found: list[tuple[str, int, int, int]] = []
+    seen: list[tuple[str, int, int, int]] = []
     for curve in curves:
         shape = curve.build().shape
-        if shape in found:
+        if shape in seen:
             raise ValueError(f"{curve.op} on {curve.gpus} GPUs of {curve.servers} servers has two curves; keep one")
-        found.append(shape)
+        seen.append(shape)
     return curves
 
 

@@ -1,7 +1,7 @@
 """What NCCL's steps cost: the constants of the model, each with its source, and the factors of a transport.
 
-A transport does not repeat the constants. It has one factor a constant, or one for each architecture; a calibration
-fits the factors and holds them near 1, the value of the source.
+A transport does not repeat the constants. It has a factor on each, the same for all architectures or one for each. A
+calibration fits the factors and holds them near 1, which stands for the value of the source.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _P2P = "NCCL src/enqueue.cc, addP2pToPlan"
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant in us or GB/s, or a share; by architecture or release where `value` is a table.
+    """A constant in us or GB/s, or a share. If `value` is a table, it is given by architecture or release.
 
     `spread` is the standard deviation of the logarithm by which a cluster may differ before it has been measured;
     `by` says what a factor depends on: `architecture`, `network`, or nothing.
@@ -122,7 +122,7 @@ CONSTANTS: dict[str, Constant] = {
 
 
 def value_of(name: str, setup: Setup) -> float:
-    """The value of a constant as its source gives it, on this setup."""
+    """The value of a constant as its source gives it, on this set-up."""
     value = CONSTANTS[name].value
     if isinstance(value, float):
         return value
@@ -130,9 +130,9 @@ def value_of(name: str, setup: Setup) -> float:
 
 
 def values(setup: Setup, factors: Factors, overhead: float = 1.0) -> dict[str, float]:
-    """Every constant on this setup, in us and GB/s, with the factors of a transport; times also times `overhead`.
+    """Every constant on this set-up, in us and GB/s, with the factors of a transport.
 
-    Raises UsageError for a factor on something else.
+    Times are also multiplied by `overhead`. Raises UsageError for a factor on an unknown constant.
     """
     unknown = [name for name in factors if name not in CONSTANTS]
     if unknown:
@@ -145,15 +145,15 @@ def values(setup: Setup, factors: Factors, overhead: float = 1.0) -> dict[str, f
 
 
 def possible(name: str, value: float) -> float:
-    """The value of a constant, at most 1 for the share of a link's rate that is reached."""
+    """`value`, limited to 1 if the constant is the share of a link's rate that is reached."""
     return min(value, 1.0) if name.endswith("efficiency") else value
 
 
 def factor_of(factor: float | Mapping[str, float], setup: Setup) -> float:
-    """The factor for the architecture of the setup; 1 where a table does not name it."""
+    """The factor for the architecture of the set-up; 1 where a table does not name it."""
     return factor if isinstance(factor, int | float) else factor.get(setup.architecture, 1.0)
 
 
 def factors_of(factors: Factors, setup: Setup) -> dict[str, float]:
-    """The factors for the architecture of the setup alone."""
+    """Each factor for the architecture of the set-up."""
     return {name: factor_of(factor, setup) for name, factor in factors.items()}

@@ -1,8 +1,9 @@
 """The bytes that links carry for a collective of NCCL: the edges of its rings and trees, as one stage.
 
-Chunks follow each other along the edges, so all edges carry their bytes at the same time. Channels start at different
-GPUs of a server; their edges are added up. Between servers channel c uses the NIC of GPU c on both sides, so traffic
-stays on its rail. Sums inside an NVSwitch count as the bytes that each GPU sends and receives for them.
+Chunks are pipelined along the edges, so all edges carry their bytes at the same time. Channels start at different GPUs
+of a server, and the bytes of all channels on an edge are added up. Between servers channel c uses the NIC of GPU c on
+both sides, so traffic stays on its rail. A sum inside an NVSwitch counts as the bytes that each GPU sends and receives
+for it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dessim.trace.schema import Collective
 _TREES = ("tree", "nvls_tree")
 """Algorithms that join servers by trees."""
 _MOST_MESSAGES = 2**20
-"""Messages of one stage; more would fill the memory."""
+"""The most messages of one stage; more would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +40,25 @@ class Servers:
 
     @property
     def heads(self) -> int:
-        """The members of a server that talk to other servers: as many as every server has."""
+        """How many members of a server talk to others: the size of the smallest server."""
         return min(len(members) for members in self.members)
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """The edges of a collective on S bytes, as `stage`; and the `seconds` that its busiest port needs at full rate."""
+class CollectiveEdges:
+    """The edges of a collective as one `stage`, and the `seconds` that its busiest port needs at full rate."""
 
     stage: Stage
     seconds: float
 
 
-def traffic(
+def collective_edges(
     op: Collective, algorithm: str, size: float, wire: float, setup: Setup, servers: Servers, nic: float
-) -> Traffic:
-    """The edges of `algorithm` for S = `size` bytes, each `wire` bytes on the wire; a NIC moves `nic` bytes/s."""
+) -> CollectiveEdges:
+    """The edges of `algorithm` for S = `size` bytes.
+
+    A byte of data takes `wire` bytes on the wire; a NIC moves `nic` bytes/s.
+    """
     inside, across = _bytes(op, algorithm, size * wire, setup)
     edges = [*_within(servers, inside, algorithm == "tree")]
     if len(servers.members) > 1:
@@ -63,16 +67,16 @@ def traffic(
     stage = Stage(("nccl", str(op), algorithm), src.astype(np.int64), dst.astype(np.int64), sizes.astype(np.float64))
     both = 2 * (1 - 1 / setup.per_node) if algorithm == "tree" else 1.0
     times = passes(setup.nodes) if algorithm in _TREES else 1
-    return Traffic(stage, busy_seconds(inside * both, across * times, setup, nic))
+    return CollectiveEdges(stage, busy_seconds(inside * both, across * times, setup, nic))
 
 
 def along_rails(size: float, servers: Servers) -> Stage | None:
     """The messages of an even all_to_all of S = `size` bytes whose paths change rail before they leave a server (PXN).
 
-    A GPU hands the bytes for GPU j of all other servers to GPU j of the same server, and rail j carries those of all
-    GPUs of the server together: 8 times fewer messages than pairs of ranks in servers of 8 GPUs, with the same bytes
-    on every link (NCCL src/transport/net.cc, PXN). None where there is one server, where servers have one GPU or
-    different numbers of them, and for more than `_MOST_MESSAGES`.
+    A GPU hands the bytes for GPU j of all other servers to GPU j of its own server, and rail j carries those of all
+    GPUs of the server together. Every link carries the same bytes as with a message per pair of ranks; in servers of 8
+    GPUs there are about 8 times fewer messages (NCCL src/transport/net.cc, PXN). None where there is one server, where
+    servers have one GPU or different numbers of them, and for more than `_MOST_MESSAGES`.
     """
     counts = {len(members) for members in servers.members}
     if len(servers.members) < 2 or len(counts) > 1 or counts == {1}:
@@ -81,7 +85,7 @@ def along_rails(size: float, servers: Servers) -> Stage | None:
     m, g = members.shape
     if m * g * (m + g - 2) > _MOST_MESSAGES:
         return None
-    # A GPU sends 1/g of its bytes to each GPU of its server, and 1/m to each server along its rail; to itself none.
+    # A GPU sends 1/g of its bytes to each other GPU of its server, and 1/m to each other server along its rail.
     edges = [
         (members.ravel(), np.roll(members, -hop, axis).ravel(), np.full(m * g, 1 / places))
         for axis, places in ((1, g), (0, m))
@@ -113,7 +117,7 @@ def _bytes(op: Collective, algorithm: str, size: float, setup: Setup) -> tuple[f
 
 
 def _within(servers: Servers, size: float, both_ways: bool) -> Iterator[tuple[Ints, Ints, Floats]]:
-    """Each GPU to the next of its server; across servers one edge in g leaves the server instead."""
+    """Edges from each GPU to the next of its server. With several servers, one channel in g leaves the server there."""
     alone = len(servers.members) == 1
     for members in servers.members:
         count = len(members)

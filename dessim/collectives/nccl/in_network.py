@@ -1,7 +1,7 @@
 """Sums in switches: NVLS inside a server, NVLS trees across servers, CollNet (SHARP) in the fabric, and PAT.
 
-Chunks shrink with the size as in NCCL src/enqueue.cc, calcCollChunking; each round of chunks, one for every channel and
-head, is synchronised through the switch. While one round is summed, the one before is multicast.
+Chunks shrink with the size as in NCCL src/enqueue.cc, calcCollChunking. A round of chunks has one for every channel and
+head, and is synchronised through the switch. While one round is summed, the one before is multicast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CHUNK = 128 << 10
 
 
 def nvls(size: float, setup: Setup, c: Values) -> float:
-    """us of an all_reduce of `size` bytes inside a server whose NVSwitches sum."""
+    """Time [us] of an all_reduce of `size` bytes inside a server whose NVSwitches sum."""
     per_byte = _multicast(setup, c)
     round_size = _nvls_channels(setup) * setup.n * _shrunk(size, setup, ((64, 64), (8, 32), (2, 16)), _CHUNK)
     rounds = max(1.0, size / round_size)
@@ -27,7 +27,7 @@ def nvls(size: float, setup: Setup, c: Values) -> float:
 
 
 def nvls_tree(size: float, setup: Setup, c: Values) -> float:
-    """us of an all_reduce of `size` bytes: sums by NVLS in the servers, trees between them."""
+    """Time [us] of an all_reduce of `size` bytes: sums by NVLS in the servers, trees between them."""
     largest = 64 << 10 if setup.architecture == "blackwell" else _CHUNK
     chunk = _shrunk(size, setup, ((4, 64), (1, 32)), largest, heads=setup.per_node)
     count = max(1.0, size / (_nvls_channels(setup) * setup.per_node * chunk))
@@ -38,7 +38,7 @@ def nvls_tree(size: float, setup: Setup, c: Values) -> float:
 
 
 def collnet(size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
-    """us of an all_reduce of `size` bytes that the fabric's switches sum (SHARP), spread on the NICs of a server."""
+    """Time [us] of an all_reduce of `size` bytes that the fabric's switches sum (SHARP), over all NICs of a server."""
     inside = 2 * size * (1 - 1 / setup.per_node) * US_PER_BYTE_AT_GB / (setup.nvlink * c["nvlink_efficiency"])
     wire = size * US_PER_BYTE_AT_GB / (setup.node_network * c["network_efficiency"])
     hops = 2 * protocols.hop_latency(setup, SIMPLE, c) + c["network_collnet"] + 0.8 * (setup.per_node - 1)
@@ -47,9 +47,9 @@ def collnet(size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
 
 
 def pat(size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
-    """us of an all_gather or reduce_scatter by PAT, for one GPU a server: log2(n) distances, n messages.
+    """Time [us] of an all_gather or reduce_scatter by PAT, with one GPU per server: log2(n) distances, n messages.
 
-    Source: NCCL src/graph/tuning.cc: log latency interLat / 3.5, 2.8 us a rank, three quarters of the rate.
+    Source: NCCL src/graph/tuning.cc: log latency interLat / 3.5, 2.8 us per rank, three quarters of the rate.
     """
     wire = size * (1 - 1 / setup.n) * US_PER_BYTE_AT_GB / (0.75 * setup.node_network * c["network_efficiency"])
     levels = math.ceil(math.log2(setup.n))
@@ -62,14 +62,17 @@ def _nvls_channels(setup: Setup) -> int:
 
 
 def _multicast(setup: Setup, c: Values) -> float:
-    """us a byte: each GPU sends S and receives S, and 1/g of it once more."""
+    """Time [us] per byte: each of g GPUs sends S and receives S, and 1/g of it once more."""
     return (1 + 1 / setup.per_node) * US_PER_BYTE_AT_GB / (setup.nvlink * c["nvls_efficiency"])
 
 
 def _shrunk(
     size: float, setup: Setup, limits: tuple[tuple[int, int], ...], chunk: int, heads: int | None = None
 ) -> int:
-    """The chunk in bytes: at most `KiB` while fewer than `count` of the larger ones follow each other."""
+    """The chunk in bytes, at most `chunk`.
+
+    For each (count, KiB) of `limits` in turn, it shrinks to KiB if the data fills fewer than `count` rounds of it.
+    """
     concurrent = _nvls_channels(setup) * (heads or setup.n)
     for count, kib in limits:
         if size < count * concurrent * chunk and chunk > kib << 10:

@@ -1,4 +1,4 @@
-"""One collective as NCCL runs it: what it chooses, and how long that takes on an idle network."""
+"""One collective as NCCL runs it: the algorithm that it chooses, and how long that takes on an idle network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALGORITHMS = ("ring", "tree", "nvls", "nvls_tree", "collnet", "pat")
 _P2P_OPS = (Collective.ALL_TO_ALL, Collective.SEND_RECV, Collective.GATHER, Collective.SCATTER)
 _ROOTED = (Collective.BROADCAST, Collective.REDUCE)
 _BETWEEN_KERNELS = 0.9
-"""us from the end of a kernel to the start of the next of its stream, part of NCCL's base latency but of no kernel.
+"""Time [us] between two kernels of a stream, which is part of NCCL's base latency but of no kernel.
 
 Source: NVIDIA, Getting Started with CUDA Graphs (2019): kernels of 2.9 us take 3.8 us each on a V100.
 """
@@ -25,7 +25,7 @@ Source: NVIDIA, Getting Started with CUDA Graphs (2019): kernels of 2.9 us take 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Choices of the user, as NCCL_ALGO, NCCL_PROTO and NCCL_MAX_NCHANNELS do; empty or None: NCCL chooses."""
+    """The user's choices, as made with NCCL_ALGO, NCCL_PROTO and NCCL_MAX_NCHANNELS; empty or None: NCCL chooses."""
 
     algorithm: str = ""
     protocol: str = ""
@@ -34,9 +34,9 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A collective as it runs: `algorithm` ("p2p" for messages between two ranks), protocol, channels, and its us.
+    """A collective as it runs: `algorithm` ("p2p" for messages between two ranks), protocol, channels, and time.
 
-    `injected` are those of its us that only short messages need (`p2p.injected`).
+    `injected` [us] is the part of the time that only short messages pay (`p2p.injected`).
     """
 
     algorithm: str
@@ -59,9 +59,9 @@ def run(
     override: Override | None = None,
     timing: Timing = Timing.ALONE,
 ) -> Run:
-    """The collective `op` on S = `size` bytes, with the constants `c`; `timing` says what its time covers.
+    """Run the collective `op` on S = `size` bytes with the constants `c`; `timing` says what its time covers.
 
-    Raises UsageError where the override names what NCCL does not offer for the op on this setup.
+    Raises UsageError if NCCL does not offer the override's choice for the op on this set-up.
     """
     override = override or Override()
     if op in _P2P_OPS:
@@ -123,12 +123,12 @@ def _messages(op: Collective, size: float, setup: Setup, c: Values, timing: Timi
 
 
 def _outside_kernel(c: Values) -> float:
-    """us of NCCL's base latency that belong to no kernel."""
+    """The part [us] of NCCL's base latency that belongs to no kernel."""
     return min(_BETWEEN_KERNELS, c["launch"])
 
 
 def protocol_named(name: str) -> Protocol:
-    """The protocol of a name such as `ll128`. Raises UsageError."""
+    """The protocol of a name such as `ll128`. Raises UsageError for an unknown name."""
     for protocol in PROTOCOLS:
         if protocol.name == name:
             return protocol

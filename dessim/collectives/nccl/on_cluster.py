@@ -16,7 +16,7 @@ from dessim.errors import UsageError
 from dessim.trace.schema import Collective
 
 _UNKNOWN = "ampere"
-"""The architecture whose constants stand for a GPU that names none, such as AMD's; RCCL's tables are like these."""
+"""The architecture whose constants are used for a GPU that names none, such as AMD's: RCCL's tables are similar."""
 _GB = 1e9
 
 
@@ -30,11 +30,11 @@ def setup_of(cluster: Cluster, gpus: Ints) -> Setup:
     pairs = np.unique(np.column_stack([nodes, cluster.wiring.nic_of(gpus)]), axis=0)
     _, nics = np.unique(pairs[:, 0], return_counts=True)
     nccl = cluster.transport.nccl
-    found = {gpu.architecture or _UNKNOWN for gpu, _ in cluster.devices(gpus)}
+    architectures = {gpu.architecture or _UNKNOWN for gpu, _ in cluster.devices(gpus)}
     kinds = [kind for kind, _ in cluster.wiring.by_kind(gpus)]
     slowest = min((kind.node for kind in kinds), key=_inside)
     return Setup(
-        architecture=min(found, key=ARCHITECTURES.index),
+        architecture=min(architectures, key=ARCHITECTURES.index),
         n=len(gpus),
         nodes=len(per_node),
         per_node=int(per_node.max()),
@@ -63,16 +63,16 @@ def curve_on(cluster: Cluster, op: Collective, setup: Setup) -> Curve | None:
         if curve.op not in list(Collective):
             raise UsageError(f"the transport has a curve of {curve.op!r}; known: {', '.join(Collective)}")
     if setup.per_node * setup.nodes >= setup.n + setup.nodes:
-        return None  # nccl-tests fill servers evenly
+        return None  # a group that fills its servers unevenly, which nccl-tests never measure
     return curve_of(curves, str(op), gpus=setup.n, servers=setup.nodes, gpus_per_process=setup.gpus_per_process)
 
 
 def _nic_rate(kind: NodeLinks) -> float:
-    """bytes/s of a NIC, or of the PCIe links behind it if these are slower: NCCL's search takes the slower, too."""
+    """Rate [bytes/s] of a NIC, or of the PCIe links behind it if these are slower, as NCCL's search takes it."""
     return kind.node.nic.rate * kind.nic_capacity() / kind.node.nic.capacity
 
 
 def _inside(node: Node) -> float:
-    """bytes/s of a GPU to the others of its server."""
+    """Rate [bytes/s] of a GPU to the others of its server."""
     link = node.nvlink or node.pcie or node.nic
     return link.capacity

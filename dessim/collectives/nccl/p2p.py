@@ -1,11 +1,11 @@
 """Grouped sends and receives: all_to_all, sendrecv, gather and scatter over point-to-point channels.
 
-The messages to all peers leave side by side, so a call takes one step of Simple besides the bytes.
+The messages to all peers leave side by side, so a call pays the latency of one step of Simple only once.
 
-A message is spread over some of the channels of its peer: few for many peers, more once its parts are large. Across
-servers it moves in steps of 128 KiB, each a message of the NIC. A GPU whose NIC is on another rail sends through the
-GPU beside it that has the rail (PXN), which costs no more than the hop. Sources: NCCL src/enqueue.cc, addP2pToPlan;
-src/graph/paths.cc; src/init.cc, NCCL_P2P_NET_CHUNKSIZE and NCCL_P2P_NVL_CHUNKSIZE.
+A message is spread over some of the channels of its peer: over few where there are many peers, over more once its parts
+are large. Across servers it moves in steps of 128 KiB, each a message of the NIC. To a GPU on another rail, a GPU sends
+through the GPU of its server that is on that rail (PXN), which costs no more than the hop. Sources: NCCL
+src/enqueue.cc, addP2pToPlan; src/graph/paths.cc; src/init.cc, NCCL_P2P_NET_CHUNKSIZE and NCCL_P2P_NVL_CHUNKSIZE.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _INJECTED = 192
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The peers to which the busiest GPU sends `size` bytes each: `local` in its server, `remote` beyond.
+    """The peers to which the busiest GPU sends `size` bytes each: `local` in its server, `remote` in others.
 
-    `sharing` GPUs of a server send through its NICs at a time.
+    `sharing` GPUs of a server send through its NICs at the same time.
     """
 
     size: float
@@ -65,7 +65,7 @@ def channels_of_peer(setup: Setup, size: float) -> int:
 
 
 def grouped(peers: Peers, setup: Setup, c: Values) -> float:
-    """us from the start of the kernel until the busiest GPU has sent and received all of its messages."""
+    """Time [us] from the start of the kernel until the busiest GPU has sent and received all of its messages."""
     total, _ = setup.p2p_channels()
     count = channels_of_peer(setup, peers.size)
     inside = across = 0.0
@@ -78,12 +78,12 @@ def grouped(peers: Peers, setup: Setup, c: Values) -> float:
 
 
 def on_host(peers: Peers, c: Values) -> float:
-    """us in which the host collects the messages of a group, before it launches the kernel."""
+    """Time [us] in which the host collects the messages of a group, before it launches the kernel."""
     return c["p2p_peer"] * (peers.local + peers.remote)
 
 
 def injected(peers: Peers, setup: Setup, c: Values) -> float:
-    """us in which the host copies short messages from the GPU into a Slingshot NIC; longer ones need no copy."""
+    """Time [us] in which the host copies short messages from the GPU into a Slingshot NIC; longer ones need no copy."""
     return peers.remote * c["p2p_inject"] if setup.network == "slingshot" and peers.size <= _INJECTED else 0.0
 
 
@@ -92,19 +92,19 @@ def _inside(peers: Peers, setup: Setup, c: Values, channels: int) -> float:
     if peers.local == 1:
         rate = min(rate, setup.pair_rate * c["nvlink_efficiency"])
     elif setup.wiring == "cube_mesh":
-        # Three of seven peers have no link; their messages take two.
+        # Three of seven peers share no link with the GPU; their messages cross two links.
         rate *= (peers.local + 1) / (peers.local + 1 + 3)
     return peers.size * peers.local * US_PER_BYTE_AT_GB / min(rate, c["p2p_channel"] * channels)
 
 
 def _fill(peers: Peers, setup: Setup, c: Values, count: int) -> float:
-    """us for the first step of a channel: the receiver copies it while the sender sends the next."""
+    """Time [us] of the first step of a channel: the receiver copies it while the sender sends the next."""
     return min(peers.size / count, step(setup)) * US_PER_BYTE_AT_GB / c["p2p_channel"]
 
 
 def _across(peers: Peers, setup: Setup, c: Values, channels: int) -> float:
     size = peers.size * peers.remote
-    # A GPU that sends alone has its own NIC, or all of them where it is alone on its server.
+    # A GPU that sends alone uses its own NIC, or all NICs if it is the only GPU of its server.
     nic = setup.nic if peers.sharing == 1 < setup.per_node else setup.node_network / peers.sharing
     messages = peers.remote * max(1.0, peers.size / step(setup))
     wire = size * US_PER_BYTE_AT_GB / (nic * c["network_efficiency"]) + messages * c["p2p_message"]

@@ -1,7 +1,7 @@
 """The protocols LL, LL128 and Simple: wire overhead, chunks, channels and threads, and the time of a hop.
 
-LL stores 4 bytes of data with 4 of flag, LL128 120 bytes with 8; a receiver polls the data themselves, so that a hop
-inside a server passes on lines as they arrive. Simple moves slices and then posts a step. Sources: NCCL
+LL stores 4 bytes of data with 4 of flag, LL128 120 bytes with 8. A receiver polls the data themselves, so a hop inside
+a server passes on each line as it arrives. Simple moves a whole slice and then posts a step. Sources: NCCL
 src/include/device.h and src/device/prims_ll.h, prims_ll128.h, prims_simple.h.
 """
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from dessim.collectives.nccl.setup import Setup
 
 Values = Mapping[str, float]
-"""Constants of the model on a setup, in us and GB/s (`constants.values`)."""
+"""Constants of the model on a set-up, in us and GB/s (`constants.values`)."""
 US_PER_BYTE_AT_GB = 1e-3
-"""us that a byte takes at 1 GB/s."""
+"""Time [us] that a byte takes at 1 GB/s."""
 _SLICES = 2
 """Slices of a chunk in a ring with Simple: ALLREDUCE_CHUNKSTEPS / ALLREDUCE_SLICESTEPS, src/include/collectives.h."""
 _LL_LINE = 8
@@ -24,15 +24,16 @@ _LL_THREADS = (96.0, 512.0)
 """Fewest (three warps) and most threads of a channel with LL: src/enqueue.cc, NCCL_LL_MAX_NTHREADS."""
 SHARPNESS = 4.0
 SHARP = 8.0
-"""For times of which the longer hides nearly all of the shorter: slices of Simple, messages between two ranks."""
+"""The `sharpness` of times of which the longer hides nearly all of the shorter: slices of Simple, p2p messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A protocol: `wire` bytes on the wire a byte of data; steps of rings move `chunk` bytes, of trees `tree_chunk`.
+    """A protocol: a byte of data takes `wire` bytes on the wire.
 
-    A block has `threads`; a channel is used while each thread has `threshold` bytes (src/include/comm.h). `burst` bytes
-    are moved before the first of them is passed on; all of a slice with Simple.
+    A step moves `chunk` bytes in a ring, `tree_chunk` bytes in a tree. A block has `threads`. NCCL adds channels while
+    each thread has at least `threshold` bytes (src/include/comm.h). `burst` bytes are moved before the first of them is
+    passed on; all of a slice with Simple.
     """
 
     name: str
@@ -52,7 +53,7 @@ PROTOCOLS = (LL, LL128, SIMPLE)
 
 
 def either(*times: float, sharpness: float = SHARPNESS) -> float:
-    """A time near the largest of several that overlap, a little above it where two are equal."""
+    """A smooth maximum of times that overlap: near the largest, a little above it where two are about equal."""
     longest = max(times)
     if longest <= 0:
         return 0.0
@@ -61,7 +62,7 @@ def either(*times: float, sharpness: float = SHARPNESS) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """The channels at work, `count`, maybe a fraction, and the bytes of the collective that each carries."""
+    """The channels in use: their `count`, not rounded, and the bytes (`size`) and `threads` of each."""
 
     protocol: Protocol
     count: float
@@ -72,9 +73,10 @@ class Lanes:
     def of(
         cls, setup: Setup, protocol: Protocol, size: float, *, tree: bool = False, limit: int | None = None
     ) -> Lanes:
-        """NCCL takes a channel away while a thread has less than its threshold of bytes (src/enqueue.cc).
+        """The channels for S = `size` bytes, at most `limit`.
 
-        The count is not rounded, so that a few bytes more never take longer or shorter by a whole channel.
+        NCCL removes channels while a thread has fewer bytes than its threshold (src/enqueue.cc). The count is not
+        rounded, so that a few bytes more never change the time by that of a whole channel.
         """
         threshold = protocol.threshold * (setup.n if protocol is LL and not tree else 1)
         most = setup.channels if limit is None else limit
@@ -84,18 +86,21 @@ class Lanes:
 
 
 def call(protocol: Protocol, channels: float, c: Values) -> float:
-    """us of a call: its launch, and the work of every channel beyond the first."""
+    """Time [us] of a call: its launch, and the work of every channel beyond the first."""
     extra = c["launch_ll128"] if protocol is LL128 else c["launch_simple"] if protocol is SIMPLE else 0.0
     return c["launch"] + extra + c["launch_channel"] * (channels - 1)
 
 
 def hop_latency(setup: Setup, protocol: Protocol, c: Values) -> float:
-    """us until the first byte of a step has arrived at the next GPU of the server."""
+    """Time [us] until the first byte of a step has arrived at the next GPU of the server."""
     return c[f"hop_{protocol.name}"] * (1.0 if setup.has_nvlink else c["hop_pcie"])
 
 
 def moving(setup: Setup, lanes: Lanes, chunk: float, c: Values, share: float = 1.0) -> float:
-    """us for which a channel moves a chunk: its threads, and its part of NVLink; trees have `share` of the threads."""
+    """Time [us] in which a channel moves a chunk. Its threads and its part of NVLink limit it.
+
+    A channel of a tree reaches `share` of the rate of one of a ring.
+    """
     protocol = lanes.protocol
     own = chunk * US_PER_BYTE_AT_GB / (c[f"channel_{protocol.name}"] * share)
     # Across servers one channel in g leaves a GPU through the NIC, not over NVLink.
@@ -108,17 +113,18 @@ def moving(setup: Setup, lanes: Lanes, chunk: float, c: Values, share: float = 1
 
 
 def on_network(setup: Setup, lanes: Lanes, chunk: float, c: Values) -> float:
-    """us for which the NICs of a server are busy with one chunk of a channel, all channels sharing them."""
+    """Time [us] in which the NICs of a server send one chunk of a channel, while all channels share them."""
     rate = setup.node_network * c["network_efficiency"] / lanes.count
     return chunk * lanes.protocol.wire * US_PER_BYTE_AT_GB / rate
 
 
 def posts(setup: Setup, lanes: Lanes, c: Values) -> float:
-    """us of a proxy thread for one message of each channel that it serves."""
+    """Time [us] of a proxy thread for one message of each channel that it serves."""
     return c["message"] * max(1.0, lanes.count / setup.per_node)
 
 
 def slices(protocol: Protocol) -> int:
+    """The slices of a chunk that are sent one by one; 1 but for Simple."""
     return _SLICES if protocol is SIMPLE else 1
 
 

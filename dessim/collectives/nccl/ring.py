@@ -1,8 +1,9 @@
 """Rings: all_reduce in 2(n-1) steps, reduce_scatter and all_gather in n-1, of chunks that shrink with the size.
 
-Every GPU works on a chunk in every step. A step lasts as long as the slowest GPU needs for its chunk, or as the average
-edge of the ring takes to pass one on, whichever is longer: a chunk of data visits all edges, and while it waits on a
-slow one others are in flight (the cycle mean of a ring of stages). Source: NCCL src/device/all_reduce.h, runRing.
+Every GPU works on a chunk in every step. A step lasts for the longer of two times: what the slowest GPU needs for its
+chunk, and what an average edge of the ring takes to pass one on. The average counts because a chunk visits all edges,
+and while it waits on a slow one others are in flight (the cycle mean of a ring of stages). Source: NCCL
+src/device/all_reduce.h, runRing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def steps(op: Collective, n: int) -> int:
 
 
 def ring(op: Collective, size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
-    """us of a ring on S = `size` bytes."""
+    """Time [us] of a ring on S = `size` bytes."""
     share = lanes.size / setup.n
     loops = max(1, math.ceil(share / lanes.protocol.chunk - 1e-9))
     step = _step(setup, lanes, share / loops, c)
@@ -51,10 +52,10 @@ def _step(setup: Setup, lanes: Lanes, chunk: float, c: Values) -> float:
 
 
 def chain(size: float, setup: Setup, lanes: Lanes, c: Values, back_to_back: bool) -> float:
-    """us of a broadcast or reduce along the ring, cut into chunks that follow each other.
+    """Time [us] of a broadcast or reduce along the ring, in pipelined chunks.
 
-    Calls that follow each other (`back_to_back`, as in nccl-tests) hide the time in which the chain fills, but for the
-    part that GPUs wait where channels have different orders.
+    Back-to-back calls (`back_to_back`, as in nccl-tests) hide the time in which the chain fills. The exception is the
+    time for which GPUs wait because channels have different orders.
     """
     protocol: Protocol = lanes.protocol
     count = max(1, math.ceil(lanes.size / protocol.tree_chunk - 1e-9))
@@ -72,7 +73,7 @@ def chain(size: float, setup: Setup, lanes: Lanes, c: Values, back_to_back: bool
 
 
 def _exposed(setup: Setup, lanes: Lanes, c: Values) -> float:
-    """The share of the filling time that repeated calls show."""
+    """The share of the filling time that back-to-back calls do not hide."""
     if setup.nodes == 1 or setup.nics <= 1 or lanes.count <= 1:
         return c["fill"] if lanes.protocol is not protocols.LL else 0.0
     return c["fill_network"] * min(1.0, lanes.count - 1)

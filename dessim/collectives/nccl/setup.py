@@ -8,15 +8,15 @@ from functools import lru_cache
 
 ARCHITECTURES = ("volta", "ampere", "hopper", "blackwell")
 WIRINGS = ("switched", "pairwise", "cube_mesh", "pcie")
-"""How the GPUs of a server are joined: through NVSwitches, every pair by NVLink, a hybrid cube mesh, or PCIe alone."""
+"""How the GPUs of a server are joined: by NVSwitches, by NVLinks of every pair, by a hybrid cube mesh, or by PCIe."""
 MAX_CHANNELS = 64
 """NCCL src/include/device.h, MAXCHANNELS."""
 _NVLINK = {"volta": 20.0, "ampere": 20.0, "hopper": 20.6, "blackwell": 40.1}
-"""GB/s of payload that a link carries: NCCL src/graph/topo.h, SM70_NVLINK_BW and so on."""
+"""Payload rate [GB/s] of a link: NCCL src/graph/topo.h, SM70_NVLINK_BW and so on."""
 _P2P_NETWORK_CHANNEL = 14
-"""GB/s of network for which NCCL gives a peer one channel: src/graph/paths.cc, NCCL_P2P_PER_CHANNEL_NET_BW."""
+"""Network rate [GB/s] for which NCCL gives a peer one channel: src/graph/paths.cc, NCCL_P2P_PER_CHANNEL_NET_BW."""
 _P2P_WORKS_PER_BATCH = 8
-"""Messages that a channel runs at a time: NCCL src/include/device.h, NCCL_MAX_DEV_WORK_P2P_PER_BATCH."""
+"""Messages that a channel runs at the same time: NCCL src/include/device.h, NCCL_MAX_DEV_WORK_P2P_PER_BATCH."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class Setup:
 
     @property
     def node_network(self) -> float:
-        """GB/s of all NICs of a server."""
+        """Rate [GB/s] of all NICs of a server together."""
         return self.nics * self.nic
 
     @property
     def searched_channels(self) -> int:
-        """The rings that NCCL finds before it doubles them."""
+        """The rings that NCCL's search finds, before it doubles them."""
         return max(1, self.channels // (4 if self._doubled_again else 2))
 
     @property
@@ -105,7 +105,7 @@ class Setup:
 
     @property
     def pair_rate(self) -> float:
-        """GB/s between two GPUs of a server: all of it through a switch, else the links that join the pair."""
+        """Rate [GB/s] between two GPUs of a server: all of it through a switch, else the links of the pair."""
         if self.wiring == "pairwise":
             return self.nvlink / max(1, self.per_node - 1)
         return self.nvlink / 3 if self.wiring == "cube_mesh" else self.nvlink

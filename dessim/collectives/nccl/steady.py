@@ -1,8 +1,9 @@
 """Times that never fall with the size, as a user expects of them.
 
-Where NCCL changes its algorithm, protocol or chunks, its model may step down a little, as NCCL itself does at times.
-Here a time lies on a line between those of the powers of two around the size, each at least that of smaller ones. Only
-what short messages alone need comes on top, as on Slingshot longer ones are much faster.
+Where NCCL changes its algorithm, protocol or chunks, its modelled time may drop a little as the size grows, as NCCL's
+own times sometimes do. Here the time is interpolated between the powers of two around the size, and the time of each
+power is at least that of smaller ones. Only the time that short messages alone pay (`Run.injected`) is added
+afterwards: on Slingshot longer messages are much faster.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from dessim.trace.schema import Collective
 
 
 class SteadyRuns:
-    """Collectives `op` of any size on a set-up, timed as `timing` says; times at powers of two are kept.
+    """Collectives `op` of any size on a set-up, timed as `timing` says. Times at powers of two are computed once.
 
-    `curve`: what a calibration measured of the op on this set-up, as a factor on its times.
+    `curve` is a factor on the times, which a calibration measured for the op on this set-up.
     """
 
     def __init__(
@@ -43,24 +44,24 @@ class SteadyRuns:
 
     def run(self, size: float) -> Run:
         """The collective on S = `size` bytes. Raises UsageError as `model.run` does."""
-        found = self._raw(size)
+        raw = self._raw(size)
         if size < 1:
-            return replace(found, microseconds=self._at(0) + found.injected)
+            return replace(raw, microseconds=self._at(0) + raw.injected)
         power = math.floor(math.log2(size))
         share = size / 2.0**power - 1
         steady = self._at(power) * (1 - share) + self._at(power + 1) * share
-        return replace(found, microseconds=steady + found.injected)
+        return replace(raw, microseconds=steady + raw.injected)
 
     def _at(self, power: int) -> float:
         while len(self._powers) <= power:
             before = self._powers[-1] if self._powers else 0.0
-            found = self._raw(2.0 ** len(self._powers))
-            self._powers.append(max(before, found.microseconds - found.injected))
+            raw = self._raw(2.0 ** len(self._powers))
+            self._powers.append(max(before, raw.microseconds - raw.injected))
         return self._powers[power]
 
     def _raw(self, size: float) -> Run:
-        found = run(self._op, size, self._setup, self._values, self._override, self._timing)
+        raw = run(self._op, size, self._setup, self._values, self._override, self._timing)
         if self._curve is None:
-            return found
+            return raw
         factor = self._curve.factor(size)
-        return replace(found, microseconds=factor * found.microseconds, injected=factor * found.injected)
+        return replace(raw, microseconds=factor * raw.microseconds, injected=factor * raw.injected)

@@ -1,7 +1,8 @@
 """Double binary trees: a chain in each server, two trees over the servers, summed upwards and broadcast downwards.
 
-Half of the channels use one tree, half the other, in which inner servers are leaves. Chunks follow each other; both
-directions are in flight at once. Source: NCCL src/device/all_reduce.h, runTreeUpDown; src/graph/trees.cc.
+Half of the channels use one tree; the others use a tree in which the inner servers of the first are leaves. Chunks are
+pipelined, and both directions are in flight together. Source: NCCL src/device/all_reduce.h, runTreeUpDown;
+src/graph/trees.cc.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ def depth(nodes: int) -> int:
 
 
 def passes(nodes: int) -> int:
-    """How often the data enters a server, in the average of both trees: once for two servers, twice for more."""
+    """How often the data enters a server, averaged over both trees: once for two servers, twice for more."""
     return 1 if nodes == 2 else 2
 
 
 def tree(size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
-    """us of an all_reduce of `size` bytes over trees."""
+    """Time [us] of an all_reduce of `size` bytes over trees."""
     protocol = lanes.protocol
     local = setup.per_node - 1
     levels = depth(setup.nodes)
@@ -45,9 +46,9 @@ def tree(size: float, setup: Setup, lanes: Lanes, c: Values) -> float:
 
 
 def _chunk(lanes: Lanes, hops: int) -> float:
-    """NCCL halves the chunk while fewer than two follow each other for every hop; with LL it is small already.
+    """The chunk in bytes. NCCL halves it while there are fewer than two per hop; with LL it is small already.
 
-    Sources: NCCL src/enqueue.cc, calcCollChunking.
+    Source: NCCL src/enqueue.cc, calcCollChunking.
     """
     chunk = float(lanes.protocol.tree_chunk)
     while lanes.protocol is not LL and lanes.size / chunk < 2 * hops and chunk > _SMALLEST_CHUNK:

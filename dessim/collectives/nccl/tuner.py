@@ -1,7 +1,7 @@
 """NCCL's own choice: the algorithm and protocol with the shortest time in its cost model.
 
-These are the times that NCCL believes, with its own tables; what a choice then takes is in the other modules. Source of
-all tables and formulas: NCCL src/graph/tuning.cc (5067397c2676, 2026-06-11), and of release 2.8.4 for older ones.
+These are NCCL's estimates, from its own tables; the other modules say how long the choice then takes. Source of all
+tables and formulas: NCCL src/graph/tuning.cc (5067397c2676, 2026-06-11), and of release 2.8.4 for older ones.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from dessim.trace.schema import Collective
 
 Table = tuple[float, float, float]
 _NO_LL128 = ("tcpxo", "tcp", "slingshot")
-"""Networks without GPUDirect RDMA, or whose plugin orders no bytes; NCCL then does not use LL128."""
+"""Networks without GPUDirect RDMA, or whose plugin does not deliver bytes in order; NCCL then does not use LL128."""
 _UNORDERED = ("volta", "ampere")
-"""GPUs of the servers whose EFA does not deliver bytes in order, so that the plugin sets NCCL_PROTO=simple.
+"""Architectures in servers whose EFA does not deliver bytes in order, so that the plugin sets NCCL_PROTO=simple.
 
 Source: aws-ofi-nccl src/platform-aws.cpp (2daf7d303aa1); servers of Hopper write in order.
 """
 _EFA_LATENCY = {"volta": 150.0, "ampere": 75.0, "hopper": 75.0, "blackwell": 35.0}
-"""us that the plugin of EFA reports for a step over the network, counted on top: the same file, `latency`."""
+"""Time [us] that the EFA plugin reports for a step over the network, and NCCL adds: the same file, `latency`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Latencies:
-    """us by protocol, for trees and rings: of a call, a hop over NVLink, over PCIe and over the network."""
+    """Times [us] per protocol, for trees and rings: of a call, a hop over NVLink, over PCIe and over the network."""
 
     base: dict[str, Table]
     nvlink: dict[str, Table]
@@ -57,10 +57,10 @@ _TREE: tuple[Table, ...] = ((26.5, 18.5, 10.0), (24.0, 23.6, 17.8), (38.7, 41.4,
 _NVLS_TREE: tuple[Table, ...] = ((0.0,) * 3, (0.0,) * 3, (0.0, 57.7, 45.5), (0.0, 96.0, 80.0))
 _NVLS_EFFICIENCY = (0.0, 0.0, 0.85, 0.74)
 _OLD_LL128_CHANNEL = 16.9
-_HALF = (2, 21)
-"""The release from which rings with LL count half of the rate, not a quarter or a third."""
-_EXACT_STEPS = (2, 23)
-"""The release from which an all_reduce counts 2(k-1) steps between k servers, not 2k."""
+_LL_HALF_RATE_SINCE = (2, 21)
+"""The first release that counts half of the rate for rings with LL, not a quarter or a third."""
+_EXACT_STEPS_SINCE = (2, 23)
+"""The first release that counts 2(k-1) steps of an all_reduce between k servers, not 2k."""
 _OLD_LIMIT = 235.0
 # The share of a tree's rate by size, 64 B to 256 MiB in powers of two.
 _CORRECTION = (
@@ -72,7 +72,7 @@ _CORRECTION = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An algorithm and protocol, and the us that NCCL's tuner expects of it."""
+    """An algorithm and protocol, and the time [us] that NCCL's tuner expects of it."""
 
     expected: float
     algorithm: str
@@ -80,17 +80,20 @@ class Candidate:
 
 
 def candidates(op: Collective, size: float, setup: Setup) -> list[Candidate]:
-    """All that NCCL may choose from for this op, on S = `size` bytes."""
-    found = [*_rings(op, size, setup)]
+    """All algorithms and protocols that NCCL may choose from for this op on S = `size` bytes."""
+    offered = [*_rings(op, size, setup)]
     if op is Collective.ALL_REDUCE:
-        found += [*_trees(size, setup), *_switches(op, size, setup)]
+        offered += [*_trees(size, setup), *_switches(op, size, setup)]
     if op in (Collective.ALL_GATHER, Collective.REDUCE_SCATTER):
-        found += _pat(size, setup)
-    return found
+        offered += _pat(size, setup)
+    return offered
 
 
 def _index(setup: Setup) -> tuple[int, int, int]:
-    """Rows of the tables by architecture and, for LL across servers, by the maker of the host; column by servers."""
+    """The row of the tables by architecture, the row for LL, and the column by number of servers.
+
+    Across servers the row for LL depends on the maker of the host's processor.
+    """
     architecture = ARCHITECTURES.index(setup.architecture)
     if setup.nodes > 1:
         return architecture, int(setup.amd), min(setup.nodes, 3) - 1
@@ -98,7 +101,7 @@ def _index(setup: Setup) -> tuple[int, int, int]:
 
 
 def _bus(setup: Setup) -> float:
-    """GB/s of all channels together: inside a server, or the slower of NVLink and the NICs."""
+    """Rate [GB/s] of all channels together: of NVLink inside a server, of the slower of NVLink and NICs across them."""
     inside = min(setup.nvlink, _OLD_LIMIT) if setup.old and setup.architecture == "ampere" else setup.nvlink
     return inside if setup.nodes == 1 else min(inside, setup.nics * min(setup.nic, 48.0))
 
@@ -121,7 +124,7 @@ def _rings(op: Collective, size: float, setup: Setup) -> Iterator[Candidate]:
         rate = _bus(setup)
         if protocol is LL:
             third = setup.nodes == 1 and op not in (Collective.ALL_REDUCE, Collective.REDUCE)
-            share = 0.5 if setup.release >= _HALF else 1 / 3 if third else 0.25
+            share = 0.5 if setup.release >= _LL_HALF_RATE_SINCE else 1 / 3 if third else 0.25
             rate = min(_LL_MAX[host][servers], rate * share)
         elif protocol is LL128:
             channel = _OLD_LL128_CHANNEL if setup.old else _RING_LL128[architecture][servers]
@@ -133,7 +136,7 @@ def _rings(op: Collective, size: float, setup: Setup) -> Iterator[Candidate]:
 
 
 def _on_plateau(op: Collective, size: float, setup: Setup) -> bool:
-    """Whether a ring over several servers has reached the size from which NCCL counts its latency more."""
+    """Whether a ring over several servers has reached the size from which NCCL raises its latency."""
     return op is Collective.ALL_REDUCE and setup.nodes > 1 and size / (setup.channels * setup.n) >= 64
 
 
@@ -143,7 +146,7 @@ def _ring_latency(op: Collective, count: int, number: int, setup: Setup, tables:
     if op in (Collective.BROADCAST, Collective.REDUCE):
         return count * (network if setup.nodes > 1 else inside)
     across = 0 if setup.nodes == 1 else (2 if op is Collective.ALL_REDUCE else 1) * (setup.nodes - 1)
-    if across and op is Collective.ALL_REDUCE and not setup.old and setup.release < _EXACT_STEPS:
+    if across and op is Collective.ALL_REDUCE and not setup.old and setup.release < _EXACT_STEPS_SINCE:
         across += 2
     if setup.old:
         inside *= 1.8 if setup.nodes > 1 and number == 0 else 1.0
@@ -153,17 +156,17 @@ def _ring_latency(op: Collective, count: int, number: int, setup: Setup, tables:
 
 
 def _network(setup: Setup, tables: _Latencies, algorithm: str, number: int) -> float:
-    """us of a step over the network; Simple counts the plugin's latency twice, for the flush."""
+    """Time [us] of a step over the network; Simple counts the plugin's latency twice, for the flush."""
     reported = _EFA_LATENCY[setup.architecture] if setup.network == "efa" else 0.0
     return tables.network[algorithm][number] + reported * (2 if number == 2 else 1)
 
 
 def _tree_graph(setup: Setup) -> tuple[float, int]:
-    """GB/s of all channels of trees together, and the number of these channels.
+    """Rate [GB/s] of all channels of trees together, and the number of these channels.
 
     A tree sends up to twice as much inside a server as through the NICs. Between two servers NCCL counts the rate
-    inside, and splits channels of 25 GB/s or more in two. Readings of GPUs that are joined pairwise show rings instead.
-    Source: NCCL src/graph/search.cc, ncclTopoCompute and ncclTopoDupChannels.
+    inside, and splits channels of 25 GB/s or more in two. Measurements of GPUs that are joined pairwise show rings
+    instead. Source: NCCL src/graph/search.cc, ncclTopoCompute and ncclTopoDupChannels.
     """
     bus, channels = _bus(setup), setup.searched_channels
     if setup.nodes != 2 or setup.old or setup.wiring != "switched":

@@ -1,6 +1,6 @@
-"""Names of what bounds an op: the keys of `Parts`, and the values of `bound_by` in results.
+"""The names of bottlenecks: the keys of `Parts`, and the values of `bound_by` in results.
 
-Besides these names a part may be bound by a class of links, named as in `Links.kinds` ("nic_up", "leaf_up", ...).
+Beside these names, a bottleneck may be a class of links, named as in `Links.kinds` ("nic_up", "leaf_up", ...).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 Parts = Mapping[str, float]
-"""Seconds by what bound them."""
+"""Seconds per bottleneck."""
 
 COMPUTE = "compute"
 LATENCY = "latency"
@@ -16,11 +16,11 @@ LATENCY = "latency"
 FLOW_CAP = "flow cap"
 """The rate that one flow reaches on an idle link (`Transport.flow_rate`)."""
 REDUCTION = "reduction"
-"""Receivers that add up what arrives."""
+"""Receivers that add up data that has arrived."""
 LATE = "late rank"
 """A rank that has not arrived yet, or has not sent yet."""
 CORES = "cores"
-"""A thread that is ready to go on but waits for a core that other ranks use."""
+"""A thread that is ready to run but waits for a core that other ranks use."""
 QUEUE = "server queue"
 """A request that waits for a thread of a parameter server."""
 SERVICE = "server"

@@ -1,4 +1,4 @@
-"""simpy's event loop, beside which a network moves its packets: as simpy events they would take several times as long.
+"""simpy's event loop, beside which a network moves its packets. As simpy events, packets would cost several times more.
 
 Events and packets that are due at the same time happen in the order of scheduling.
 """
@@ -20,7 +20,7 @@ class Clock(simpy.Environment):
 
     @property
     def numbers(self) -> Iterator[int]:
-        """The numbers to come: one for each event and packet that is scheduled, in the order of scheduling."""
+        """The next numbers: one for each event and packet, in the order of scheduling."""
         return self._eid
 
     @property
@@ -30,7 +30,7 @@ class Clock(simpy.Environment):
         return queue
 
     def pass_to(self, now: float) -> None:
-        """It is `now` [s], and no event is due earlier."""
+        """Set the time to `now` [s]. No event may be due earlier."""
         self._now = now
 
     def step(self) -> None:

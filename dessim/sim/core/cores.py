@@ -1,8 +1,8 @@
 """Cores of one machine that several ranks share, as processes of one host, or of a lab, do.
 
-A stream that computes is a thread and fills at most one core. Where more threads compute than there are cores they take
-turns, as the kernel's scheduler lets them: because ranks then do not finish together, some communicate while others
-compute. Packets take precedence over threads: the time that cores spend on carrying bytes (`Transport.core_rate`) slows
+A stream that computes is a thread and fills at most one core. Where more threads compute than there are cores, they
+take turns in time slices, as the kernel's scheduler arranges. Ranks then do not finish together: some communicate while
+others compute. Packets take precedence over threads: the time that cores spend on packets (`Transport.core_rate`) slows
 the threads down. A thread that waited for a message (`Transport.host_overhead`) gets the next core that becomes free.
 
 Left out: memory bandwidth and caches that threads share, the affinity of a thread to its core, and packets that wait
@@ -23,7 +23,7 @@ from dessim.sim.core.ticks import coarse_ticks, whole_ticks
 TIME_SLICE_S = whole_ticks(4e-3)
 """How long a thread runs while others wait: a tick of Linux at 250 Hz, the default of most distributions."""
 _MIN_THREAD_SHARE = 0.1
-"""Share of a core that packets leave to threads at least; the kernel defers packet work that would lock threads out."""
+"""The least share of a core that packets leave to threads: the kernel defers packets that would lock threads out."""
 _SHORTEST_EVENT_S = 1e-9
 
 
@@ -42,15 +42,15 @@ class Cores:
     def wake(self, seconds: float) -> Generator[simpy.Event, object, None]:
         """A process: a thread that waited for a message continues.
 
-        Waking takes `seconds` of the whole machine, so `count` times as long of one core. The thread goes ahead of
-        threads that compute, but interrupts none.
+        Waking takes `seconds` of the whole machine, which is `count` times `seconds` of one core. The thread is served
+        before threads that compute, but interrupts none.
         """
         yield self._request(-1)
         yield simpy.Timeout(self._env, whole_ticks(seconds * self._count))
         self._release()
 
     def run(self, seconds: float, thread: int) -> Generator[simpy.Event, object, None]:
-        """A process: the thread with the number `thread` computes for `seconds` of one core."""
+        """A process: thread number `thread` computes for `seconds` of one core."""
         left = coarse_ticks(seconds)
         slices = 0
         while left > 0:
@@ -67,14 +67,14 @@ class Cores:
             slices += 1
 
     def _request(self, priority: int) -> simpy.Event:
-        """An event that fires when the thread has a core. The lowest number is first; of equals, the oldest."""
+        """An event that fires when the thread has a core. The lowest `priority` is first; of equals, the oldest."""
         granted = simpy.Event(self._env)
         heappush(self._waiting, (priority, self._env.now, next(self._numbers), granted))
         self._grant()
         return granted
 
     def _release(self) -> None:
-        """A core is free: for a thread that asks at this instant and is first, or else for one that waits."""
+        """Free a core: for a thread that asks at this instant and is first, or else for one that waits."""
         self._free += 1
         if self._waiting:
             released = simpy.Event(self._env)

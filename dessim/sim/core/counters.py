@@ -1,7 +1,7 @@
 """Bytes that links carried, by link class and over time: exact where rates are known, small however long the run.
 
 While messages share links, every interval between two changes of rates is entered with the bytes that drained in it. A
-batch that is alone on its links is entered at once, as the average over its stages, which spreads its start-up time and
+batch that is alone on its links is one entry, at the average rate over its stages. That spreads its start-up time and
 the pauses between its stages evenly. No byte is lost either way: the area under a class's rate is what it carried.
 """
 
@@ -17,7 +17,7 @@ from dessim.cluster.links import Links
 from dessim.errors import PhysicsError
 
 _MAX_INTERVALS = 2_000
-"""Intervals of a load at most; beyond, neighbouring intervals are averaged."""
+"""The most intervals of a load; where there are more, they are averaged."""
 _MAX_ENTRIES = 4 * _MAX_INTERVALS
 """Entries that are collected before they are merged into intervals."""
 _NEGLIGIBLE = 1e-12
@@ -72,16 +72,16 @@ class Counters:
         self.solves = 0
 
     def touch(self, links: Ints | Sequence[int]) -> None:
-        """Messages will start over `links`."""
+        """Note that messages will cross `links`."""
         self._touched[links] = True
 
     def begin(self, links: Ints, size: Floats) -> None:
-        """Messages start over `links` that will load each class with `size` [link classes] bytes."""
+        """Note that messages start, which cross `links` and load each class with `size` [link classes] bytes."""
         self.touch(links)
         self.bytes_by_kind += size
 
     def carried(self, start: float, end: float, size: Floats) -> None:
-        """Each class carried `size` [link classes] bytes from `start` to `end`, at one rate."""
+        """Note that each class carried `size` [link classes] bytes from `start` to `end`, at a constant rate."""
         if end > start:
             self._entries.append((start, end, size))
         if len(self._entries) >= _MAX_ENTRIES:
@@ -92,14 +92,14 @@ class Counters:
             ]
 
     def burst(self, links: Ints, start: float, end: float, size: Floats) -> None:
-        """Each class carried `size` [link classes] additional bytes from `start` to `end`, in a burst."""
+        """Note that each class carried `size` [link classes] additional bytes from `start` to `end`, in a burst."""
         self.begin(links, size)
         self.carried(start, end, size)
 
     def load(self, until: float) -> Load:
         """The load from 0 to `until` [s].
 
-        Raises PhysicsError where its area differs from the bytes of all messages: bytes would be lost or made up.
+        Raises PhysicsError if its area differs from the bytes of all messages.
         """
         if not self._entries:
             return Load.nothing()

@@ -4,7 +4,7 @@ The roofline is a lower bound times an achievable share (`Gpu.efficiency_*`): go
 for absolute times of a kernel that was never measured (Williams, Waterman and Patterson, 2009).
 
 A collective's kernel occupies some of the processors that compute needs (NCCL: one SM per channel). While a collective
-moves data, compute continues at the rate 1 - `Gpu.comm_sm_share`, whatever bounds it; several collectives at once take
+moves data, compute continues at the rate 1 - `Gpu.comm_sm_share`, whatever bounds it; several collectives together take
 no more than one. Left out: the SMs that a kernel holds while it waits for a late rank, and the memory bandwidth it
 uses. Compute times that were recorded beside collectives already contain this share: replay them with a share of 0.
 
@@ -35,7 +35,7 @@ class _ComputeOp:
 
 
 class Device:
-    """The streams of one GPU, or of a class of identical GPUs. A stream is made when it is first used.
+    """The streams of one GPU, or of a class of identical GPUs. Streams are created on first use.
 
     `comm_sm_share` in [0, 1) is the share of the GPU's processors that a collective holds while it moves data. With
     `cores` the device computes on those cores, and `number` distinguishes it from the other devices on them. With
@@ -84,7 +84,7 @@ class Device:
         self._update_rate()
 
     def hold(self, held: bool) -> None:
-        """Stop or resume computing, while simulated time is skipped whose outcome is already known."""
+        """Stop (`held`) or resume computing. The steady state skips simulated time in between."""
         self._held = held
         self._update_rate()
 

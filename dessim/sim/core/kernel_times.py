@@ -1,8 +1,8 @@
 """The time of an op on a device whose kernels are described (dessim.cluster.kernels): products of matrices by their
 shape, tables by the bytes of a row, a floor and a launch for each kernel.
 
-The kernels of an op run one after the other. A product takes as long as the slower of its tiles and its bytes; what is
-left of the op's FLOPs and bytes runs as a roofline. Left out: what caches serve, and kernels that run side by side.
+The kernels of an op run one after the other. A product takes as long as the slower of its tiles and its bytes. The rest
+of the op's FLOPs and bytes runs as a roofline. Left out: caches, and kernels that run side by side.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class Product:
 class Work:
     """An op as a device sees it.
 
-    `flops`, `bytes`: of the whole op, `products` included. `kernels`: launches. `access`, `row_bytes`: how it reads and
-    writes the bytes of no product. `precision`: of products, and `value_bytes` those of a value in them.
+    `flops` and `bytes` are of the whole op, `products` included; `kernels` is the number of launches. `access` and
+    `row_bytes` say how it reads and writes the bytes that belong to no product. Products have values of `precision` and
+    `value_bytes`.
     """
 
     flops: float
@@ -74,7 +75,7 @@ def op_seconds(gpu: Gpu, work: Work, graphs: bool = False) -> float:
 
 
 def launched(gpu: Gpu, kernels: float, busy: float, graphs: bool = False) -> float:
-    """Seconds of `kernels` kernels whose work takes `busy` seconds together. Raises UsageError as `op_seconds` does."""
+    """Seconds of `kernels` kernels whose work takes `busy` seconds in total. Raises UsageError as `op_seconds` does."""
     described = gpu.kernels
     if graphs:
         if described is None or described.graph_launch is None:

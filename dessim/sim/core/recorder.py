@@ -15,8 +15,8 @@ from dessim.workload.dag import Task
 class Span:
     """One op of one rank class, in seconds of simulated time.
 
-    `task` was launched at `start` and had finished at `end`. A collective moved data from `moving` on, when its last
-    rank had arrived. `parts` are the seconds from then on by what bound them (dessim.sim.core.bounds). `carried` are
+    `task` was launched at `start` and had finished at `end`. A collective moved data from `moving_since` on, when its
+    last rank had arrived. `parts` are the seconds from then on per bottleneck (dessim.sim.core.bounds). `carried` are
     the bytes that each link class carried for all ranks of a collective together. The op is number `index` of its rank
     class's tasks; `group_size` is the number of ranks in its group, 0 without one.
     """
@@ -24,7 +24,7 @@ class Span:
     rank_class: int
     task: Task
     start: float
-    moving: float
+    moving_since: float
     end: float
     algorithm: str | None = None
     group_size: int = 0
@@ -72,9 +72,9 @@ class Span:
 
     @property
     def bound_by(self) -> str:
-        """The bound of most of its time: one of `parts`, or a late rank."""
+        """The largest bottleneck of the op: one of `parts`, or a late rank."""
         largest = max(self.parts, key=lambda bound: self.parts[bound])
-        return LATE if self.moving - self.start > self.parts[largest] else largest
+        return LATE if self.moving_since - self.start > self.parts[largest] else largest
 
 
 @dataclass(slots=True)
@@ -83,8 +83,8 @@ class Record:
 
     `classes[i]` are the ranks of class i; `bytes_by_kind` are the bytes that each link class carried, and `load` their
     distribution over time. `end` is in seconds. `solves` counts how often rates were solved; `flow_colours` and
-    `link_colours` are the largest numbers of classes to which the messages of one stage were folded; `error` is the
-    largest relative error of a stage that a tolerance allowed.
+    `link_colours` are the most classes of flows and links that one stage was folded to; `error` is the largest relative
+    error of a stage that a tolerance allowed.
     """
 
     n_ranks: int

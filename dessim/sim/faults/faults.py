@@ -1,12 +1,12 @@
-"""Faults: links that go down, or become slower, while a job runs, and come back.
+"""Faults: links that go down or become slower while a job runs, and recover.
 
 Faults split a run into *states* of the cluster. When the state changes, every flow in flight keeps its remaining bytes
 and continues on the routes of the new state, at new max-min rates; stages that begin later are routed on the new state.
-Each state has its own cache of routes, so a link that flaps is routed twice in all, not twice per flap. A flow without
+Each state has its own cache of routes, so a link that flaps costs two routings in all, not two per flap. A flow without
 a route waits, like a reliable connection that retransmits; after `timeout` seconds the run fails and names the flow.
 
-`auto` keeps choosing algorithms as on the cluster without faults: a tuner measures the network once, when a job starts.
-Left out: packets lost at the instant of the fault, and the time that routing takes to converge (0 here; seconds where a
+`auto` chooses algorithms as on the cluster without faults: a tuner measures the network once, when a job starts. Left
+out: packets lost at the instant of the fault, and the time that routing takes to converge (0 here; seconds where a
 subnet manager has to sweep).
 """
 

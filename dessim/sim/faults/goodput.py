@@ -3,9 +3,9 @@
 A job alternates between `interval` seconds of work and writing a checkpoint. When any of its nodes fails, the job
 returns to the last checkpoint that it completed; after a restart (detection, a spare node, reading the checkpoint) it
 continues. A failure may occur at any time, also during a checkpoint or a restart. Nodes fail independently, each after
-exponential times of mean `mtbf`, so the job is hit after exponential times of mean mtbf / nodes, and one source of
-failures represents all nodes. Left out: checkpoints written beside the work, silent failures, waiting for a spare node,
-ageing.
+exponential times of mean `mtbf`, so the job fails after exponential times of mean mtbf / nodes, and one source of
+failures represents all nodes. Left out: checkpoints that are written during the work, silent failures, waiting for a
+spare node, ageing.
 
 The simulation is compared with Young (1974), "A first order approximation to the optimum checkpoint interval", CACM
 17(9), and Daly (2006), "A higher order estimate of the optimum checkpoint interval for restart dumps", FGCS 22(3). Both
@@ -58,7 +58,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """Where the time of a run went, in seconds; the parts add up to its length.
+    """How a run spent its time, in seconds; the parts add up to its length.
 
     `lost` is what failures undid: work since the last checkpoint, and checkpoints that were interrupted.
     """

@@ -1,8 +1,8 @@
 """The basis of dessim.sim.fluid.pivot: M x = capacity, kept solved while columns of M change.
 
 The inverse of M is computed once. Changes are kept beside it in product form: each is a vector, and the columns of M
-that gained and lost it. They are folded into the inverse a block at a time, as in the revised simplex method; several
-changes at once follow from the Woodbury identity.
+that gained and lost it. They are folded into the inverse a block at a time, as in the revised simplex method. The
+Woodbury identity applies several changes together.
 """
 
 from __future__ import annotations

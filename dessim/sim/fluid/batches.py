@@ -1,7 +1,7 @@
 """A batch: messages that start together, in a stage that may repeat.
 
-The seconds that stages took are kept by what bound the message that arrived last (`Parts`): the link class or flow cap
-that limited it when it finished draining, its latency after that, and its reduction by the receiver.
+Seconds of stages are kept per bottleneck of the message that arrived last (`Parts`): the link class or flow cap that
+limited it when it finished draining, its latency after that, and its reduction by the receiver.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class OneMessage:
 class Batch:
     """Messages in flight.
 
-    The current stage began at `began` and has `remaining` [n_messages] bytes left; `arrived` is its latest arrival so
-    far, and `latest` the parts of that arrival. `repeat` stages are left, including the current one. `parts` are those
-    of finished stages; `done` fires with them when no stage is left.
+    The current stage began at `began` and has `remaining` [n_messages] bytes left. `arrived` is its latest arrival so
+    far, and `latest` are the seconds per bottleneck of that arrival. `repeat` stages are left, including the current
+    one. `parts` are the seconds per bottleneck of finished stages; `done` fires with them when no stage is left.
     """
 
     flows: Flows
@@ -108,7 +108,7 @@ class Batch:
         self.arrived = now
 
     def note_drained(self, now: float, bound: str, fixed: float, reduction: float) -> None:
-        """A colour has drained `now`. Of all colours, the last one to arrive determines the parts of the stage."""
+        """Note that a colour has drained. The colour that arrives last determines the parts of the stage."""
         fixed, reduction = self.flows.after_draining(now - self.began, fixed, reduction)
         time = now + (fixed + reduction)
         if time >= self.arrived:

@@ -1,4 +1,4 @@
-"""Token buckets: after an idle period a link passes a burst at once, then continues at its rate.
+"""Token buckets: after an idle period a link passes a burst without delay, then continues at its rate.
 
 A link of rate C and burst B has a *virtual clock*: the time when it would have finished had it never sent faster than
 its rate (the generic cell rate algorithm, ITU-T I.371). The clock may be up to B/C ahead of real time; while the link

@@ -25,10 +25,10 @@ _MAX_MATRIX_PER_ENTRY = 16  # entries of pivoting's dense links x links matrix p
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Flows that wait for others: flow i begins when flow `after[i]` [n_flows] has arrived (-1: at once).
+    """Flows that wait for others: flow i begins when flow `after[i]` [n_flows] has arrived (-1: it waits for none).
 
-    Flow j arrives `delay[j]` [n_flows] seconds after it has drained. Of delays that are running when draining starts,
-    `left` [n_flows] seconds remain.
+    Flow j arrives `delay[j]` [n_flows] seconds after it has drained. A flow that waits for none, or for one that has
+    drained before the start, begins `left` [n_flows] seconds after the start.
     """
 
     after: Ints
@@ -41,7 +41,7 @@ class Chain:
         return RELATIVE_ROUNDING * float(self.delay.max(initial=0.0))
 
     def countdown(self, size: Floats) -> Floats:
-        """Seconds [n_flows] until each flow may begin if `size` [n_flows] bytes remain; inf: the other still drains."""
+        """Seconds [n_flows] until flows may begin if `size` [n_flows] bytes remain; inf: another must drain first."""
         waits = (self.after >= 0) & (size[self.after] > 0)
         left = np.zeros(len(size)) if self.left is None else self.left
         return np.where(waits, np.inf, np.where(np.isfinite(left), left, 0.0))
@@ -96,7 +96,7 @@ class Fluid:
         waits = (self.remaining > 0) & ~self.active
         self.countdown[waits] -= seconds
         if len(finished):
-            ended = np.zeros(len(waits) + 1, dtype=bool)  # the last one for flows that wait for none
+            ended = np.zeros(len(waits) + 1, dtype=bool)  # the last entry, -1, is for flows that wait for none
             ended[finished] = True
             triggered = waits & ended[chain.after]
             self.countdown[triggered] = chain.delay[chain.after[triggered]]
@@ -128,8 +128,8 @@ def start_draining(net: Incidence, size: Floats, chain: Chain | None = None) -> 
 
     Pivoting suits many different flows over few links. Over many links (a tree over a torus) it would need a large
     dense matrix, and solving again for the few flows that are left is up to a hundred times faster. Pivoting supports
-    neither caps, nor fan-in, nor flows that wait for others, and it needs at least one link. There is none when all
-    flows have drained and only have to arrive.
+    neither caps, nor fan-in, nor flows that wait for others, and it needs at least one link. There is no link when all
+    flows have drained and only their latency remains.
     """
     n_links = len(net.capacity)
     supported = net.cap is None and net.fan_in is None and chain is None

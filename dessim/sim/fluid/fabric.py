@@ -1,9 +1,9 @@
 """The fluid fabric: one process that admits flows, drains them at max-min rates, and reports when they have arrived.
 
-A message takes overhead + path latency + fluid time. Messages that start together form a batch; a batch may repeat,
-each stage waiting for the one before. Batches that share links form a group and are solved together; groups that share
-none are solved apart. All changes at one instant are solved once. A batch that is alone in its group was priced when it
-was routed: its stages are multiplied, not simulated, until flows of another batch touch its links.
+A message takes overhead + path latency + fluid time. Messages that start together form a batch. A batch may repeat;
+each stage then waits for the one before. Batches that share links form a group and are solved together; groups share no
+links and are solved apart. All changes at one instant are solved once. The time of a batch that is alone in its group
+is known from routing: its stages are multiplied, not simulated, until flows of another batch use one of its links.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dessim.sim.fluid.singles import Singles, are_few_singles
 from dessim.sim.progress import Progress
 
 RETRY_TIMEOUT_S = 8 * 4.096e-6 * 2**20
-"""How long a message without a route waits for one before the run fails: NCCL's InfiniBand default, a first try and 7
+"""Seconds for which a message waits for a route before the run fails. NCCL's default on InfiniBand: a first try and 7
 more (NCCL_IB_RETRY_CNT), each after at least 4.096 us * 2**20 (NCCL_IB_TIMEOUT); src/transport/net_ib.cc."""
 _FEW_LINKS = 64
 """For more links, numpy is faster."""
@@ -65,8 +65,8 @@ class FlowFabric:
     def transfer(self, flows: Flows, scale: float = 1.0, repeat: int = 1) -> simpy.Event:
         """Start a batch now: `repeat` stages of `flows`, their sizes multiplied by `scale`.
 
-        The event fires when the last message of the last stage has arrived; its value are the seconds that the stages
-        took, by what bound them (`Parts`).
+        The event fires when the last message of the last stage has arrived. Its value is the seconds that the stages
+        took, per bottleneck (`Parts`).
         """
         done = self.env.event()
         if not len(flows.messages) or repeat == 0 or scale == 0:
@@ -106,12 +106,12 @@ class FlowFabric:
             else:
                 yield self._wake
             if self._wake.triggered:
-                yield env.timeout(0)  # let all other arrivals of this instant in before solving
+                yield env.timeout(0)  # so that all other arrivals of this instant are solved together
                 self._wake = env.event()
             self._change(env.now)
 
     def _change(self, now: float) -> None:
-        """Everything that happens at this instant: stages end, batches arrive, and the groups they touch are solved."""
+        """Handle this instant: stages end, batches arrive, and the groups whose links they use are solved."""
         arriving = self._arriving
         self._arriving = []
         ungrouped: list[Batch] = []
@@ -146,13 +146,13 @@ class FlowFabric:
         return sorted(set(numbers.tolist()) - {-1})
 
     def _regroup(self, ungrouped: list[Batch], arriving: list[Batch], now: float) -> None:
-        """Group batches by the links they share; those that arrive also with existing groups that use these links."""
+        """Group batches by the links that they share. Arriving batches also join existing groups on their links."""
         batches = [*ungrouped, *arriving]
         for number in sorted({number for batch in arriving for number in self._sharing(batch)}):
             batches = [*self._dissolve(number, now), *batches]
         # Links of these batches are in no group any more, so `_group_on` may hold numbers of parts for a while.
         few = all(len(batch.flows.links) <= _FEW_LINKS for batch in batches)
-        part_on: dict[int, int] = {}  # the same for few links
+        part_on: dict[int, int] = {}  # replaces `_group_on` if links are few
         parts: dict[int, list[Batch]] = {}
         joined: dict[int, int] = {}  # the part that a part has become a part of
         for number, batch in enumerate(batches):

@@ -17,7 +17,7 @@ from dessim.sim.fluid.fan_in import FanIn
 from dessim.sim.fluid.maxmin import RELATIVE_TIE
 
 Path = tuple[tuple[int, float], ...]
-"""The links of a flow, ascending, and its weight on each."""
+"""The links of a flow, in ascending order, and its weight on each."""
 Rates = tuple[list[float], list[int]]
 """Rates [n_flows] in bytes/s, and the link that bounds each flow (-1: its cap)."""
 
@@ -26,8 +26,8 @@ _MOST_KEPT = 2**14
 
 
 class FewRates:
-    """Rates on links of `capacity` [n_links] bytes/s with `fan_in`. They are kept: the same flows share links step
-    after step."""
+    """Rates on links of `capacity` [n_links] bytes/s with `fan_in`. They are kept: the same flows share links in every
+    step."""
 
     def __init__(self, capacity: Floats, fan_in: FanIn | None) -> None:
         self._capacity = capacity
@@ -36,12 +36,12 @@ class FewRates:
 
     def of(self, flows: tuple[tuple[Path, float], ...]) -> Rates:
         """The rates of flows, each with its path and its cap [bytes/s]. Raises PhysicsError for an impossible rate."""
-        found = self._kept.get(flows)
-        if found is None:
+        rates = self._kept.get(flows)
+        if rates is None:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            found = self._kept[flows] = self._solve([path for path, _ in flows], [cap for _, cap in flows])
-        return found
+            rates = self._kept[flows] = self._solve([path for path, _ in flows], [cap for _, cap in flows])
+        return rates
 
     def _solve(self, paths: Sequence[Path], cap: Sequence[float]) -> Rates:
         capacity = self._shared_capacity(paths)

@@ -29,15 +29,17 @@ _ROUNDING = 1e-9  # relative: how much earlier than physically possible rounding
 class Flows:
     """Routed messages. Sizes and times hold for scale 1; everything else holds for any scale.
 
-    `folded` is the folded network of the messages. The whole network is not kept: it would fill the memory, and is
-    rarely needed, so it is routed again.
+    `folded` is the folded network of the messages. The whole network would fill the memory and is rarely needed, so it
+    is not kept but routed again. Where messages wait for others nothing is folded, and each message is a colour.
+
     Per colour: `finish`, the seconds until it has drained; `bound`, the link class that bounds it; `fixed`, the seconds
     of latency and overhead; `reduction`, the seconds for which its receiver sums, which occupy no link.
-    Where messages wait for others nothing is folded, and each message is a colour.
+
     `links` are the links used; `bytes_by_kind` [link classes] what each link class carries. `waking` is the part of
     `fixed` for which an average rank waits while a shared host wakes others. `solves` counts how often rates were
-    solved; `error` bounds the error of `finish`, as a share of the last one. `crossings` are kept of a single message.
-    `routed`, for a stage from a cache: where its folds with others are kept, and its number there.
+    solved; `error` bounds the error of `finish`, as a share of the last one. `crossings` are kept for a single message
+    only. For a stage from a cache, `routed` says where its joint folds with other stages are kept, and its number
+    there.
     """
 
     messages: Messages
@@ -64,7 +66,7 @@ class Flows:
         return np.array(seconds)
 
     def after_draining(self, fluid: float, fixed: float, reduction: float) -> tuple[float, float]:
-        """Seconds of latency and overhead, and of reduction, that follow after a message drained for `fluid` seconds.
+        """Seconds of latency and overhead, and of reduction, after a message has drained for `fluid` seconds.
 
         With several parts in flight, draining hides some of `fixed` and `reduction`.
         """
@@ -97,7 +99,7 @@ class Flows:
         return float(self.arrivals(scale).max(initial=0.0))
 
     def parts_alone(self, scale: float) -> Parts:
-        """The seconds of `alone`, by what bound the message that arrives last."""
+        """The seconds of `alone`, per bottleneck of the message that arrives last."""
         if not len(self.finish):
             return {}
         last = int(np.argmax(self.arrivals(scale)))
@@ -146,10 +148,9 @@ def route_messages(
 ) -> Flows:
     """Route and fold `messages`, and drain them on an idle network. Empty messages are not sent.
 
-    `crossings` are those of `messages`, none of which is empty, if they are known.
-    `tolerance` is that of `dessim.sim.fluid.drain.drain`. A message without a route never finishes (its `finish` is
-    inf). Raises OutOfTime when the time budget of `progress` is spent, and FoldsTooLittle before draining more colours
-    than `most_colours`.
+    `crossings` may be given if they are known and no message is empty. `tolerance` is that of
+    `dessim.sim.fluid.drain.drain`. A message without a route never finishes (its `finish` is inf). Raises OutOfTime
+    when the time budget of `progress` is spent, and FoldsTooLittle before draining more colours than `most_colours`.
     """
     messages = messages.nonempty()
     # Messages of different sizes have different colours, whatever their routes.
@@ -163,7 +164,7 @@ def route_messages(
     open_net, blocked = without_blocked(net)
     kind = number_rows(messages.size, fixed, reduction)
     folded = fold(open_net, kind, folding and messages.after is None)
-    # Whether flows are folded or not, `auto` must choose the same.
+    # `auto` must choose the same whether flows are folded or not, so count colours as if they were.
     _check_colours((folded if folding or most_colours is None else fold(open_net, kind)).flow_of, most_colours)
     chain = None if messages.after is None else Chain(messages.after, fixed, messages.begins)
     drained = drain(folded.net, np.where(blocked, 0.0, messages.size)[folded.flow_of], tolerance, progress, chain)

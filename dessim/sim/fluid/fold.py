@@ -16,9 +16,9 @@ until flows are added.
 The proof also covers caps and fan-in. Flows with different caps start with different colours, and so do links with and
 without a fan-in curve; links of a colour carry equally many flows at any time.
 
-Whatever breaks symmetry (hash collisions in ECMP, a slow link, uneven sizes) makes colours finer. It never changes the
-result. Colours are 64-bit hashes, and a multiset is represented by its sum of colour times odd hash of the weight; two
-different multisets agree with a probability of about 2**-64.
+Anything that breaks symmetry (hash collisions in ECMP, a slow link, uneven sizes) makes colours finer. It never changes
+the result. Colours are 64-bit hashes, and a multiset is represented by its sum of colour times odd hash of the weight;
+two different multisets agree with a probability of about 2**-64.
 """
 
 from __future__ import annotations

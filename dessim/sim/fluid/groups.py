@@ -40,7 +40,7 @@ class Solo:
         return self._start + self._batch.repeat * self._stage_s
 
     def step(self, now: float) -> list[Batch]:
-        """Finish: the only event is the arrival of the last stage."""
+        """End the batch: the only event is the arrival of its last stage."""
         batch = self._batch
         self._finish_stages(batch.repeat, now)
         # The caller adds the parts of one more stage; all stages have been added here.
@@ -113,7 +113,7 @@ class _Joined:
         )
 
     def folded(self, batches: list[Batch], cluster: Cluster, folding: bool) -> Joint:
-        """The messages folded; large ones once for all times that the same stages share links."""
+        """The joint fold of the messages. Large ones are kept for the next time that the same stages share links."""
         after, number = self.fixed + self.reduction, self.batch.astype(np.float64)
         folding = folding and self.chain is None
 
@@ -121,7 +121,7 @@ class _Joined:
             crossings = [batch.crossings(cluster) for batch in batches]
             return join(cluster, crossings, self.size, after, number, folding)
 
-        # Folds are kept only while no link is down.
+        # Folds of a cluster with links that are down are not kept.
         is_kept = folding and is_large(len(self.size)) and cluster.links.capacity.all()
         kept = _kept_folds(batches) if is_kept else None
         if kept is None:
@@ -131,7 +131,7 @@ class _Joined:
 
 
 def _kept_folds(batches: list[Batch]) -> tuple[JointFolds, list[int]] | None:
-    """Where the joint folds of the batches' stages are kept, and the numbers of the stages there; None if nowhere."""
+    """The store of the joint folds of the batches' stages, and the stages' numbers in it; None if they have none."""
     routed = [batch.flows.routed for batch in batches if batch.flows.routed is not None]
     if len(routed) < len(batches) or any(folds is not routed[0][0] for folds, _ in routed):
         return None
@@ -155,7 +155,7 @@ def _chain(batches: list[Batch], rows: list[slice], fixed: Floats) -> Chain | No
 class Shared:
     """Batches that share links and drain together.
 
-    Messages without a route are blocked; `step` raises SimulationError when one has been for `timeout` seconds.
+    Messages without a route are blocked; `step` raises SimulationError when one has been blocked for `timeout` seconds.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class Shared:
         self._left = left.copy()
 
     def _count_stages_so_far(self) -> None:
-        """Enter the bytes that current stages carried while their batches were alone: all that is not left."""
+        """Enter the bytes that current stages carried while their batches were alone: all but those that are left."""
         for number, batch in enumerate(self.batches):
             batch.fresh = False
             if not batch.counted:
@@ -251,7 +251,7 @@ class Shared:
                 batch.counted = True
 
     def _note_blocked(self, blocked: Bools) -> float:
-        """Note which messages are `blocked` [n_messages]. Returns since when the first has been; inf if none is."""
+        """Note which messages are `blocked` [n_messages]. Returns the time since which the first is; inf if none is."""
         for batch, at in zip(self.batches, self._rows, strict=True):
             mine = blocked[at]
             earliest = np.minimum(batch.blocked_since, self._now)

@@ -1,8 +1,8 @@
-"""Batches that share links, folded together; kept where they are large.
+"""Batches that share links, folded together. Large joint folds are kept.
 
-How messages of several batches fold follows from their routes and from which of them have equal bytes left, not from
-how many. A step has the same collectives beside each other again and again, so large ones are folded once
-(`JointFolds`): an all_to_all of 1,024 ranks has a million messages.
+How messages of several batches fold depends on their routes and on which of them have equally many bytes left, not on
+how many bytes those are. The steps of a job run the same collectives beside each other again and again, so large joint
+folds are computed once (`JointFolds`): an all_to_all of 1,024 ranks has a million messages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dessim.cluster import Cluster
 from dessim.sim.fluid.fold import Fold, fold, number, number_rows
 from dessim.sim.fluid.incidence import Crossings, with_transport_limits, without_blocked
 
-_MANY = 2**14  # messages; fewer are folded faster than they are recognised
+_MIN_KEPT = 2**14  # messages; smaller joint folds are cheaper to redo than to look up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,16 +46,16 @@ class JointFolds:
     def joint(
         self, stages: Sequence[int], size: Floats, after: Floats, batch: Floats, fold_anew: Callable[[], Joint]
     ) -> Joint:
-        """The joint fold of batches of `stages`; `fold_anew` makes it the first time.
+        """The joint fold of batches of `stages`, computed by `fold_anew` the first time.
 
-        The messages have `size` bytes left and `after` seconds to pass then [n_messages].
+        The messages have `size` bytes left, then need `after` seconds, and belong to `batch` (all [n_messages]).
         """
         dense, first = number(number_rows(size, after, batch))
         digest = hashlib.blake2b(dense.astype(np.min_scalar_type(len(first))).tobytes()).digest()
         key = (*stages, digest, (size[first] > 0).tobytes())
         if key not in self._known:
-            made = fold_anew()
-            self._known[key] = replace(made, fold=made.fold.compact())
+            joint = fold_anew()
+            self._known[key] = replace(joint, fold=joint.fold.compact())
         known = self._known[key]
         return replace(known, fold=known.fold.expanded())
 
@@ -63,9 +63,9 @@ class JointFolds:
 def join(
     cluster: Cluster, crossings: Sequence[Crossings], size: Floats, after: Floats, batch: Floats, folding: bool
 ) -> Joint:
-    """Fold messages that cross `crossings` (of each batch), have `size` bytes left, and need `after` seconds then.
+    """Fold messages of several batches. They have `size` bytes left, then need `after` seconds, and belong to `batch`.
 
-    All arrays are [n_messages], one batch after the other.
+    `crossings` are those of each batch. Arrays are [n_messages], one batch after the other.
     """
     starts = np.cumsum([0, *(crossing.net.n_flows for crossing in crossings)]).tolist()
     flow = np.concatenate([crossing.net.flow + at for crossing, at in zip(crossings, starts, strict=False)])
@@ -84,5 +84,5 @@ def join(
 
 
 def is_large(messages: int) -> bool:
-    """Whether a joint fold of this number of messages is worth keeping."""
-    return messages >= _MANY
+    """Whether a joint fold of this many messages is kept."""
+    return messages >= _MIN_KEPT

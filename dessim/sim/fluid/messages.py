@@ -17,8 +17,8 @@ class Messages:
     With `trees`, message i travels through summing switches instead; `src[i]` and `dst[i]` are then one of its senders
     and one of its receivers. Receivers sum messages where `reduce` says so (one flag for all, or one per message).
     `in_flight`, `continues`, `after` and `begins` are those of `dessim.collectives.schedule.Stage`: how many parts of a
-    message are in flight at once, whether they cost no overhead, the message that each message waits for (-1: none),
-    and after how many seconds each begins.
+    message are in flight at the same time, whether they cost no overhead, the message that each message waits for (-1:
+    none), and after how many seconds each begins.
     """
 
     src: Ints
@@ -35,7 +35,7 @@ class Messages:
         return len(self.size)
 
     def nonempty(self) -> Messages:
-        """The messages of more than 0 bytes. A message that waited for an empty one begins at once."""
+        """The messages of more than 0 bytes. A message that waited for an empty one waits for none."""
         sent = self.size > 0
         if sent.all():
             return replace(self, size=self.size.astype(np.float64))

@@ -1,6 +1,6 @@
-"""The fluid network model: a collective runs for all its ranks at once, stage by stage, at max-min fair rates.
+"""The fluid network model: a collective runs for all its ranks together, stage by stage, at max-min fair rates.
 
-From the moment when the last rank has arrived: choose an algorithm, route its stages, and let the fabric drain one
+When the last rank has arrived, the model chooses an algorithm and routes its stages, and the fabric drains them one
 after the other. Ranks that arrive early wait for the last one.
 """
 
@@ -21,7 +21,7 @@ from dessim.collectives import Layout, Options, Stage, schedule
 from dessim.collectives.alltoall import excess
 from dessim.collectives.gloo import NAME as GLOO
 from dessim.errors import SimulationError
-from dessim.sim.collective import CollectiveObserver, Outcome, Placement
+from dessim.sim.collective import CollectiveObserver, Outcome, RankPlacement
 from dessim.sim.core.bounds import LATENCY, Parts, add_parts
 from dessim.sim.core.counters import Counters
 from dessim.sim.core.recorder import Record
@@ -45,7 +45,7 @@ NO_ALGORITHM = "none"
 
 @dataclass(frozen=True, slots=True)
 class _RoutedStage:
-    """A stage on this cluster: flows of scale 1, the bytes that make the scale, and how often the stage repeats.
+    """A stage on this cluster, which repeats `repeat` times. The sizes of `flows` are multiplied by `scale` [bytes].
 
     `burst` [link classes] are bytes that have passed in a burst and are not in `flows` any more.
     """
@@ -57,12 +57,12 @@ class _RoutedStage:
 
 
 class FluidNetwork:
-    """The collectives of one job on `fabric`; rank r is on GPU `seats[r]`, or on GPU r.
+    """The collectives of one job on `fabric`; rank r is on GPU `gpus_of_ranks[r]`, or on GPU r.
 
     `algorithms` fixes the algorithm of an op (default "auto": the fastest on an idle network); `options` sets what
-    algorithms leave open. Statistics of what has run: `solves`, how often rates were solved while routing;
-    `flow_colours` and `link_colours`, the most that a stage folded to; `error`, the largest relative error that a
-    tolerance admitted; `used` [n_links], the links that carried something.
+    algorithms leave open. Statistics so far: `solves`, how often rates were solved while routing; `flow_colours` and
+    `link_colours`, the most that a stage folded to; `error`, the largest relative error that a tolerance admitted;
+    `used` [n_links], the links that carried something.
     """
 
     threads_per_stream = 0
@@ -74,13 +74,13 @@ class FluidNetwork:
         groups: Mapping[str, Sequence[int]],
         algorithms: Mapping[Collective, str] | None = None,
         options: Options | None = None,
-        seats: Ints | None = None,
+        gpus_of_ranks: Ints | None = None,
     ) -> None:
         self.fabric = fabric
         self.cluster: Cluster = route_cache.cluster
         self._as_built = route_cache
-        self._now = route_cache  # with the faults of this moment
-        self._placement = Placement(self.cluster, groups, seats)
+        self._now = route_cache  # of the cluster with its current faults
+        self._placement = RankPlacement(self.cluster, groups, gpus_of_ranks)
         self._layouts = {name: layout_of(self.cluster, gpus) for name, gpus in self._placement.gpus.items()}
         self._algorithms = dict(algorithms or {})
         self._options = options
@@ -115,7 +115,7 @@ class FluidNetwork:
         record.error = self.error
 
     def reroute(self, cluster: Cluster) -> None:
-        """Stages that begin from now on use the routes of `cluster`, another state of the one that was built."""
+        """Route stages that begin from now on over `cluster`, another state of the cluster as built."""
         self._now = self._as_built.on(cluster)
 
     def run(
@@ -129,15 +129,16 @@ class FluidNetwork:
     ) -> Generator[simpy.Event, Parts, Outcome]:
         """A process: from the arrival of the last rank until the last message has arrived.
 
-        `size` is S in bytes; `splits` gives the bytes for each member by the sender's place in the group, for an uneven
-        all_to_all, and `loads` the totals of members that differ. Raises SimulationError, OutOfTime.
+        `size` is S in bytes. For an uneven all_to_all, `splits` gives the bytes for each member by the sender's place
+        in the group. `loads` are the totals of members whose totals differ. Raises OutOfTime, and SimulationError where
+        splits do not fit the group, a message has no route for too long, or the collective takes no time.
         """
         env, transport = self.fabric.env, self.cluster.transport
-        moving = env.now
+        moving_since = env.now
         n = len(self._placement.gpus[group])
         if n < 2 or op is Collective.BARRIER:
             # A barrier's few bytes are not modelled.
-            return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
+            return Outcome(NO_ALGORITHM, moving_since, {LATENCY: 0.0})
         if loads is not None and GLOO in transport.algorithms.get(op, ()):
             splits, loads = {member: loads.sent_by(member) for member in range(n)}, None
         sizes = _matrix(group, n, splits)
@@ -145,17 +146,17 @@ class FluidNetwork:
             size = min(loads.totals)
         has_even_part = sizes is not None or size > 0
         if not has_even_part and (loads is None or not any(loads.totals)):
-            return Outcome(NO_ALGORITHM, moving, {LATENCY: 0.0})
+            return Outcome(NO_ALGORITHM, moving_since, {LATENCY: 0.0})
         asked = self._algorithms.get(op, AUTO)
         call: Call | None = None
         if self._nccl.runs(asked):
             largest = max(loads.totals) if loads is not None else size
             call = self._nccl.call(op, asked, group, largest, sizes)
         algorithm, options = DIRECT, self._options
-        made = call.stage if call is not None else None
+        nccl_stage = call.stage if call is not None else None
         if call is not None and op is Collective.ALL_TO_ALL and has_even_part and sizes is None:
-            made = self._nccl.all_pairs(group, size)
-        if has_even_part and made is None:
+            nccl_stage = self._nccl.all_pairs(group, size)
+        if has_even_part and nccl_stage is None:
             wanted = Wanted(op, group, size, sizes, AUTO if call is not None else asked, bytes_only=call is not None)
             choices = self._tuner.choices(wanted)
             algorithm, options = self._tuner.choose(wanted, choices, progress.within(0, 2))
@@ -167,8 +168,8 @@ class FluidNetwork:
         last: Flows | None = None
         carried = np.zeros(len(self.cluster.links.kinds))
         even: Iterable[_RoutedStage] = ()
-        if made is not None:
-            even = self._routed(group, made, progress)
+        if nccl_stage is not None:
+            even = self._routed(group, nccl_stage, progress)
         elif has_even_part:
             even = self._stages(op, algorithm, options, group, size, sizes, progress)
         more = self._excess(group, loads, progress) if loads is not None else ()
@@ -184,18 +185,18 @@ class FluidNetwork:
                 carried += stage.burst
         if call is not None:
             algorithm = call.name
-            waiting = max(call.end(env.now - moving) - (env.now - moving), 0.0)
+            waiting = max(call.end(env.now - moving_since) - (env.now - moving_since), 0.0)
             yield env.timeout(waiting)
             add_parts(parts, {LATENCY: waiting})
         if transport.host_overhead > 0 and last is not None:
-            # Ranks that end at the same instant wake one after the other. A stage already waits for the average rank;
-            # the end of the collective is that of the last one.
+            # Ranks that end at the same instant wake one after the other. Each stage already includes the wait of the
+            # average rank; the collective ends when the last rank has woken.
             waking = max(last.simultaneous_ranks() * transport.host_overhead - last.waking, 0.0)
             yield env.timeout(waking)
             add_parts(parts, {LATENCY: waking})
-        if env.now <= moving:
+        if env.now <= moving_since:
             raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
-        return Outcome(algorithm, moving, parts, carried)
+        return Outcome(algorithm, moving_since, parts, carried)
 
     def _collective(self, rendezvous: Rendezvous, job: CollectiveObserver) -> Generator[simpy.Event, object, None]:
         task = rendezvous.task
@@ -224,12 +225,12 @@ class FluidNetwork:
     ) -> Iterator[_RoutedStage]:
         """The stages of `op` over `group`, routed one by one as they are needed."""
         stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, options)
-        total = sum(1 for _ in stages())  # making a stage costs little, routing it costs much
+        total = sum(1 for _ in stages())  # a stage is cheap to make and expensive to route
         for done, stage in enumerate(stages()):
             yield from self._routed(group, stage, progress.within(done, total, "stages"))
 
     def _routed(self, group: str, stage: Stage, progress: Progress) -> Iterator[_RoutedStage]:
-        """The stage without the bytes that pass in a burst. Of equal repetitions only the first finds full buckets."""
+        """The routed stage. With bursts, its first repetition is apart, because only that one finds full buckets."""
         gpus, repeat = self._placement.gpus[group], stage.repeat
         if self.cluster.transport.burst > 0:
             yield self._with_burst(gpus, stage, progress)
@@ -239,12 +240,12 @@ class FluidNetwork:
             yield _RoutedStage(flows, scale, repeat)
 
     def _excess(self, group: str, loads: Loads, progress: Progress) -> Iterator[_RoutedStage]:
-        """The stages that carry the bytes beyond the least total."""
+        """The stages that carry what each member has beyond the smallest total."""
         for stage in excess(np.array(loads.totals), loads.received):
             yield from self._routed(group, stage, progress)
 
     def _with_burst(self, gpus: Ints, stage: Stage, progress: Progress) -> _RoutedStage:
-        """The first repetition of a stage, whose bursts pass at once."""
+        """The first repetition of a stage, without the bytes that pass in a burst."""
         cluster = self._now.cluster
         messages, scale = self._now.messages(gpus, stage)
         crossings = incidence(cluster, messages.src, messages.dst, messages.trees, messages.size)
@@ -265,7 +266,7 @@ class FluidNetwork:
 
 
 def _without_latency(stage: _RoutedStage) -> _RoutedStage:
-    """The bytes of a stage alone: NCCL's model has its latency."""
+    """A stage without latency, which NCCL's model already counts."""
     return replace(stage, flows=stage.flows.without_latency())
 
 

@@ -1,8 +1,8 @@
 """Collectives as NCCL runs them (dessim.collectives.nccl), on the links of a cluster.
 
-The model of NCCL says how long a collective takes on an idle network that carries its bytes at the rates of the parts,
-and which bytes each link carries. The fabric then carries these bytes, beside those of other collectives. The
-collective ends when both agree: not before the model allows, and later by what the fabric needed beyond those rates.
+The model of NCCL says how long a collective takes on an idle network whose links reach the rates of their parts, and
+which bytes each link carries. The fabric then carries these bytes, beside those of other collectives. The collective
+takes the time of the model, and longer by the time that the fabric needed beyond that of the busiest port.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _ONLY_NCCL = frozenset(ALGORITHMS) - {"ring", "nvls"}
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A collective of NCCL: its name, the `seconds` that it takes at least, and how long its busiest port works.
+    """A collective of NCCL: its name, the `seconds` that it takes at least, and the seconds for which its busiest port
+    is `busy`.
 
-    `stage` are its messages; None for messages between all ranks, whose stages a textbook algorithm makes.
+    `stage` has its messages; None for point-to-point messages, whose stages come from a textbook algorithm.
     """
 
     name: str
@@ -48,8 +49,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class NcclGroup:
-    """What NCCL finds for a group of GPUs: its set-up, the constants of the model, its servers, and the bytes/s of its
-    slowest NIC. `runs`: what the model found of each op and algorithm, which takes much longer than a call."""
+    """A group of GPUs as NCCL finds it: its set-up, the constants of the model, its servers, and the bytes/s of its
+    slowest NIC. `runs` keeps the model's times per op and algorithm, which are expensive."""
 
     setup: Setup
     values: Mapping[str, float]
@@ -61,7 +62,7 @@ class NcclGroup:
 class NcclCalls:
     """The collectives of NCCL over the groups of a job; `gpus` are those of each group.
 
-    `known`: groups of earlier jobs on the same cluster, by GPUs and options, to which new ones are added.
+    `known` has the groups of earlier jobs on the same cluster, by GPUs and options. New groups are added to it.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class NcclCalls:
         self._calls: dict[tuple[object, ...], Call] = {}
 
     def runs(self, algorithm: str) -> bool:
-        """Whether NCCL's model runs the collective: its own choice, or a name or an override that only it knows."""
+        """Whether NCCL's model runs a collective with this `algorithm`: "auto", or a choice that only NCCL has."""
         if self._cluster.transport.nccl is None:
             return False
         overridden = bool(self._options.protocol) or self._options.channels is not None
@@ -95,7 +96,7 @@ class NcclCalls:
         return self._calls[key]
 
     def all_pairs(self, group: str, size: float) -> Stage | None:
-        """The messages of an even all_to_all on S = `size` bytes; None where a textbook algorithm makes them."""
+        """The messages of an even all_to_all on S = `size` bytes with PXN; None where PXN does not apply."""
         cluster, gpus, servers = self._cluster, self._gpus[group], self._group(group).servers
         nodes = [kind.node for kind, _ in cluster.wiring.by_kind(gpus)]
         if not cluster.fabric.rail_aware or len(nodes) > 1:
@@ -112,11 +113,11 @@ class NcclCalls:
     def _call(self, op: Collective, algorithm: str, group: str, size: float) -> Call:
         of_group = self._group(group)
         setup, nic = of_group.setup, of_group.nic
-        found = self._runs(op, algorithm, of_group).run(size)
-        if found.algorithm == _MESSAGES:
-            return Call(found.name, found.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
-        moved = flows.traffic(op, found.algorithm, size, found.protocol.wire, setup, of_group.servers, nic)
-        return Call(found.name, found.microseconds * 1e-6, moved.seconds, moved.stage)
+        run = self._runs(op, algorithm, of_group).run(size)
+        if run.algorithm == _MESSAGES:
+            return Call(run.name, run.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
+        edges = flows.collective_edges(op, run.algorithm, size, run.protocol.wire, setup, of_group.servers, nic)
+        return Call(run.name, run.microseconds * 1e-6, edges.seconds, edges.stage)
 
     def _runs(self, op: Collective, algorithm: str, group: NcclGroup) -> SteadyRuns:
         key = (op, algorithm)
@@ -135,11 +136,11 @@ class NcclCalls:
         if name not in self._groups:
             key = (self._gpus[name].tobytes(), self._options)
             if key not in self._known:
-                self._known[key] = self._found(self._gpus[name])
+                self._known[key] = self._new_group(self._gpus[name])
             self._groups[name] = self._known[key]
         return self._groups[name]
 
-    def _found(self, gpus: Ints) -> NcclGroup:
+    def _new_group(self, gpus: Ints) -> NcclGroup:
         setup = setup_of(self._cluster, gpus)
         setup = replace(setup, gpus_per_process=min(self._options.gpus_per_process, setup.per_node))
         nic = min(kind.nic_capacity() for kind, _ in self._cluster.wiring.by_kind(gpus))

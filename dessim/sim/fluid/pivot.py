@@ -1,7 +1,7 @@
 """Max-min rates of many different flows, updated at every finish by pivoting instead of solving again.
 
-An uneven all_to_all of n ranks has n(n-1) flows that finish at n(n-1) instants, over only a few n links. Two facts make
-each finish cheap, whatever the number of flows:
+An uneven all_to_all of n ranks has n(n-1) flows that finish at n(n-1) instants, but it uses only a few n links. Two
+facts make each finish cheap, whatever the number of flows:
 
 *Rates belong to links.* In a max-min solution every flow is bound by one link and has the *level* of that link: the
 rate of all flows that the link binds. So the rate of a flow is given by a link number. Its remaining bytes are its
@@ -178,7 +178,7 @@ class PivotFluid:
         return moves
 
     def _rebind(self, moves: Mapping[int, int]) -> bool:
-        """Let the link `moves[flow]` bind each flow of `moves`. Returns False if the basis would become singular."""
+        """Let link `moves[flow]` bind each flow of `moves`. Returns False if the basis would become singular."""
         flows = np.fromiter(moves, dtype=np.int64)
         left = self._key[flows] - self._service[self.bound[flows]]
         if not self._pivot(flows, np.fromiter(moves.values(), dtype=np.int64)):
@@ -188,7 +188,7 @@ class PivotFluid:
         return True
 
     def _rebind_all(self, level: Floats) -> None:
-        """Rebind every flow to the link of lowest level on its path at once, and compute levels from that."""
+        """Rebind all flows together, each to the link of lowest level on its path, and compute levels from that."""
         net = self._net
         remaining = self.remaining
         level_of_entry = level[net.link]

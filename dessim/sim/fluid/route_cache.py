@@ -2,8 +2,8 @@
 
 Routing and folding a stage costs far more than draining it. Stages with the same pattern of messages, over the same
 group of GPUs and with the same relative sizes, differ by one factor only, the *scale*. An all_to_all has thousands of
-patterns, so an entry is kept small: it holds no messages (the caller has them), and patterns that use the same links
-share one list of links.
+patterns, so entries are small: they hold no messages (the caller has them), and patterns that use the same links share
+one list of links.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dessim.sim.progress import Progress
 class RouteCache:
     """Stages routed on `cluster`.
 
-    `folding=False` simulates every flow for itself, for tests. `tolerance` is the share of a stage's makespan by which
-    a finish may be off where many different flows drain (`dessim.sim.fluid.drain.drain`).
+    `folding=False` simulates every flow by itself, for tests. `tolerance` is the share of a stage's makespan by which a
+    finish may be off where many different flows drain (`dessim.sim.fluid.drain.drain`).
     """
 
     def __init__(self, cluster: Cluster, folding: bool = True, tolerance: float = 0.0) -> None:
@@ -43,14 +43,14 @@ class RouteCache:
         self._groups: dict[bytes, int] = {}
         self._joint_folds = JointFolds()
         self._states: dict[bytes, RouteCache] = {}
-        # Choices of the tuner (dessim.sim.fluid.tuner), and its bounds by group: they take as long to find as routes.
+        # Choices of the tuner (dessim.sim.fluid.tuner) and its bounds by group, which cost as much as routing.
         self.chosen: dict[tuple[object, ...], tuple[str, Options]] = {}
         self.floors: dict[tuple[int, bool], Floor] = {}
-        # Groups as NCCL's model sees them.
+        # Groups as NCCL's model sees them, by GPUs and options.
         self.nccl: dict[tuple[bytes, Options], NcclGroup] = {}
 
     def on(self, cluster: Cluster) -> RouteCache:
-        """The cache for another state of the cluster, such as one with a link down. A state that returns finds it."""
+        """The cache for another state of the cluster, such as one with a link down. Each state keeps its cache."""
         key = cluster.links.capacity.tobytes()
         if key == self.cluster.links.capacity.tobytes():
             return self
@@ -125,7 +125,7 @@ class RouteCache:
 def _scaled(stage: Stage) -> tuple[Floats, float]:
     """The sizes [n_messages] with which a stage is routed, and the scale [bytes] by which to multiply them.
 
-    Delays do not scale with size, so each size is routed for itself where messages wait for others.
+    Delays do not scale with size, so each size is routed by itself where messages wait for others.
     """
     largest = float(stage.size.max(initial=0.0))
     if not stage.pattern or largest == 0 or stage.after is not None:

@@ -1,4 +1,4 @@
-"""Groups of few batches with one message each: what `dessim.sim.fluid.groups.Shared` does, in plain numbers.
+"""Groups of few batches with one message each: as `dessim.sim.fluid.groups.Shared`, but in plain numbers.
 
 Parameter servers send their messages one by one, and every message that begins or ends changes the group. For few
 messages numpy would spend most of its time on calls, so lists and floats are several times as fast. Rates are those of
@@ -113,7 +113,7 @@ class Singles:
         self._until_finish = self._seconds_until_finish()
 
     def _count_stages_so_far(self) -> None:
-        """Enter the bytes that current stages carried while their batches were alone: all that is not left."""
+        """Enter the bytes that current stages carried while their batches were alone: all but those that are left."""
         for batch, left, per_byte in zip(self.batches, self._left, self._carried_per_byte, strict=True):
             batch.fresh = False
             batch.blocked_since = math.inf

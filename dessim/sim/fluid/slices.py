@@ -1,10 +1,10 @@
 """Many different flows drained within a tolerance: time is cut into equal slices, and rates are solved once per slice.
 
 Where thousands of flows finish at thousands of instants, most finishes hardly change the rates of other flows. Within a
-slice every flow drains at its max-min rate, but no faster than it needs to finish at the end of the slice: a flow that
-ends in the slice is capped at its remaining bytes over the width of the slice, and other flows use the capacity that it
-leaves from the start of the slice. So links are as busy as in the exact solution, every byte is conserved, and a slice
-may hold any number of finishes.
+slice every flow drains at its max-min rate, but no faster than it needs to finish at the end of the slice. A flow that
+ends in the slice is therefore capped at its remaining bytes over the width of the slice. Other flows use the capacity
+that it leaves, from the start of the slice. So links are as busy as in the exact solution, every byte is conserved, and
+a slice may hold any number of finishes.
 
 Rates within a slice have a second-order error, because the links that bound flows change while others finish. Finish
 times are corrected: a flow that ends in a slice finishes when its *level* says (the rate it would have without the

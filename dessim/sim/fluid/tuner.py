@@ -16,7 +16,7 @@ from dessim.trace.schema import Collective
 
 AUTO = "auto"
 MOST_COLOURS = 2**14
-"""`auto` leaves out an algorithm with a stage of more different flows: draining them would take too long."""
+"""`auto` leaves out an algorithm if a stage has more different flows: draining them would take too long."""
 
 Choice = tuple[str, Options]
 """An algorithm and its options."""
@@ -26,7 +26,7 @@ Choice = tuple[str, Options]
 class Wanted:
     """A collective `op` over `group` on S = `size` bytes, or on `sizes` [n, n] bytes from each rank to each other.
 
-    `algorithm` is a name, or `AUTO`. `bytes_only`: something else accounts for latency and overhead.
+    `algorithm` is a name, or `AUTO`. With `bytes_only`, latency and overhead are counted elsewhere.
     """
 
     op: Collective
@@ -38,7 +38,7 @@ class Wanted:
 
 
 class Tuner:
-    """Chooses for groups with the given `gpus` and `layouts`, by prices on `routed`, whose cluster is as built."""
+    """Chooses for groups with the given `gpus` and `layouts`, by times on `routed`, whose cluster is as built."""
 
     def __init__(
         self,

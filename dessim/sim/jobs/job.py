@@ -29,7 +29,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """A job's `arrival`, `start` and `end` [s], and the seconds that a step takes alone on the same GPUs (`alone_s`).
+    """A job's `arrival`, `start` and `end` [s], and the seconds of a step alone on the same GPUs (`alone_s`).
 
     `records` are its different steps, each with the number of steps that were equal to it.
     """
@@ -72,7 +72,7 @@ class RunningJob:
     """A job that holds its GPUs, a `Member` of its interference group.
 
     `used` [n_links] are the links that its messages cross; `done` steps have ended and `run` is the one in progress.
-    `holds` are the intervals, (from, length) [s], for which that step was held.
+    `holds` are the intervals (from, length) [s] in which that step was held.
     """
 
     tenant: Tenant
@@ -128,8 +128,10 @@ def _without_holds(record: Record, holds: list[tuple[float, float]]) -> Record:
 
 def _moved_ahead(span: Span, at: float, held_s: float) -> Span:
     """A span in which everything after `at` happens `held_s` seconds earlier."""
-    start, moving, end = (time - held_s if time > at else time for time in (span.start, span.moving, span.end))
+    start, moving_since, end = (
+        time - held_s if time > at else time for time in (span.start, span.moving_since, span.end)
+    )
     # Only compute is held while it runs. A collective is never held in progress, only the ranks that wait for it.
     was_held = span.collective is None and span.start <= at < span.end
     parts = {bound: seconds - held_s for bound, seconds in span.parts.items()} if was_held else span.parts
-    return replace(span, start=start, moving=moving, end=end, parts=parts)
+    return replace(span, start=start, moving_since=moving_since, end=end, parts=parts)

@@ -1,11 +1,11 @@
 """Steady state: steps of jobs that repeat are counted instead of simulated again.
 
 An *interference group* is a set of jobs whose messages may share links, directly or through other jobs of the group; no
-other job influences it. Its state is observed whenever a step or a collective has ended and no collective of the group
-is in progress: which ops of each job have finished, and how much work the running compute ops have left. Nothing else
-determines how the group continues. A state that has occurred before therefore recurs, one period later each time, until
-a job starts or ends. The group is then *held* for a whole number of periods: its GPUs stop, the clock advances, and
-each job is credited with its steps.
+other job influences it. Its state is which ops of each job have finished, and how much work the running compute ops
+have left. It is observed whenever a step or a collective has ended and no collective of the group is in progress. At
+these moments nothing else determines how the group continues. A state that has occurred before therefore recurs, one
+period later each time, until a job starts or ends. The group is then *held* for a whole number of periods: its GPUs
+stop, the clock advances, and each job is credited with its steps.
 
 States count as equal when no work left differs by more than 1e-12 of the period. Jobs that never pause together, or
 whose steps never settle into a period, are simulated in full.
@@ -25,11 +25,11 @@ _WORK_TOLERANCE = 1e-12
 """Relative to the period."""
 _ULP = 2.0**-52
 _MAX_STATES = 256
-"""States that are remembered; longer periods are not found."""
+"""The states that are remembered. A period with more states is not recognised."""
 
 
 class Member(Protocol):
-    """A job as its group sees it.
+    """A job, as its interference group sees it.
 
     `used` [n_links] are the links that its messages cross, `done` the steps that have ended, `run` the step in
     progress.
@@ -74,8 +74,8 @@ class _State:
 class InterferenceGroup(Generic[M]):
     """Jobs whose messages may share links, until one of them starts or ends.
 
-    The group is, or was last, held until `held_until` [s]. None of its jobs ends before `no_end_before` [s] if no other
-    job starts.
+    The latest hold of the group ends, or ended, at `held_until` [s]. None of its jobs ends before `no_end_before` [s]
+    if no other job starts.
     """
 
     def __init__(self, members: Sequence[M]) -> None:
@@ -94,7 +94,7 @@ class InterferenceGroup(Generic[M]):
             return
         matches = [seen for seen in reversed(self._states) if now > seen.time and state.equals(seen)]
         self._states = [*self._states[1 - _MAX_STATES :], state]
-        # A step in progress at the first match began before it and may differ; from the second match on whole steps
+        # A step in progress at the first match began before it and may differ. From the second match on, whole steps
         # repeat.
         if len(matches) < 1 + any(finished is not None for finished in state.finished):
             return

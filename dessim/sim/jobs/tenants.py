@@ -2,8 +2,8 @@
 
 Jobs share one clock and one fabric, nothing else: a GPU belongs to one job at a time. A job that finds too few free
 GPUs waits. Jobs start in order of arrival, so a small job never overtakes a large one. A job's GPUs are chosen when it
-starts (dessim.cluster.placement) and stay its own to its end. It runs a number of equal steps, each of which begins
-when all ranks have ended the one before, as in a projection of one step.
+starts (dessim.cluster.placement) and belong to it until it ends. It runs a number of equal steps; each begins when all
+ranks have ended the one before, as in a projection of one step.
 
 Left out: preemption, jobs that grow or shrink, and what a job does before its first step and after its last.
 """
@@ -19,7 +19,7 @@ import simpy
 from simpy.events import EventPriority
 
 from dessim.arrays import Ints
-from dessim.cluster.placement import place, seated
+from dessim.cluster.placement import gpu_of_each_rank, place
 from dessim.errors import DeadlockError, OutOfTime, UsageError
 from dessim.sim.core.blas import one_blas_thread
 from dessim.sim.core.recorder import Record
@@ -54,17 +54,17 @@ class _Scheduler:
         tenants: Sequence[Tenant],
         algorithms: Mapping[Collective, str] | None,
         progress: Progress,
-        repetition: bool,
+        steady_state: bool,
     ) -> None:
         self.env = simpy.Environment()
         self.routed = routed
         self.algorithms = algorithms
         self.progress = progress
-        self.repetition = repetition
+        self.steady_state = steady_state
         self.fabric = FlowFabric(self.env, routed.cluster, routed.folding, progress)
         self.free = np.ones(routed.cluster.n_gpus, dtype=bool)
         self.queue: deque[tuple[Tenant, simpy.Event]] = deque()
-        self.arrivals = sorted(tenant.arrival for tenant in tenants)  # that are still to come
+        self.arrivals = sorted(tenant.arrival for tenant in tenants)  # in the future
         self.groups: list[InterferenceGroup[RunningJob]] = []
         self.steps = sum(tenant.steps for tenant in tenants)
         self.results: dict[str, JobResult] = {}
@@ -77,27 +77,27 @@ class _Scheduler:
         self.queue.append((tenant, admitted))
         self._admit()
         running: RunningJob = yield admitted  # type: ignore[assignment]
-        yield from self._skip_repetitions(running)
+        yield from self._skip_steady_state(running)
         while running.done < tenant.steps:
             yield from self._step(running)
-            yield from self._skip_repetitions(running)
+            yield from self._skip_steady_state(running)
         self.results[tenant.name] = running.result(float(self.env.now))
         self._leave(running)
 
     def _step(self, running: RunningJob) -> Process:
         progress = self.progress.within(self._steps_done(), self.steps, "steps")
         running.run = JobRun(self.env, running.network, running.tenant.workload, progress)
-        if self.repetition:
-            running.run.paused = lambda: self.env.process(self._skip_repetitions(running))
+        if self.steady_state:
+            running.run.on_idle = lambda: self.env.process(self._skip_steady_state(running))
         yield running.run.start()
         record = running.run.finish()
         running.run = None
         record.bytes_by_kind = _bytes_by_kind(record)
         running.end_step(record)
 
-    def _skip_repetitions(self, running: RunningJob) -> Process:
-        """Between two steps, or in a step without a collective in progress: skip time whose outcome is known."""
-        if not self.repetition:
+    def _skip_steady_state(self, running: RunningJob) -> Process:
+        """Skip time whose outcome is known: between two steps, or in a step while no collective is in progress."""
+        if not self.steady_state:
             return
         yield _EndOfInstant(self.env)
         group, now = self._group_of(running), self.env.now
@@ -111,7 +111,7 @@ class _Scheduler:
             group.hold(False)
 
     def _horizon(self) -> float:
-        """No job starts before this time [s]: the first in the queue needs another to end, else one has to arrive."""
+        """No job starts before this time [s]. The first in the queue waits for another to end; else one must arrive."""
         if self.queue:
             return min(group.no_end_before for group in self.groups)
         return self.arrivals[0] if self.arrivals else math.inf
@@ -146,16 +146,16 @@ class _Scheduler:
         cluster, n = self.routed.cluster, tenant.workload.n_ranks
         if isinstance(tenant.placement, str):
             return place(cluster, np.flatnonzero(self.free), n, tenant.placement, tenant.seed)
-        gpus = seated(cluster, n, tenant.placement)
+        gpus = gpu_of_each_rank(cluster, n, tenant.placement)
         return gpus if self.free[gpus].all() else None
 
     def _start(self, tenant: Tenant, gpus: Ints) -> RunningJob:
-        """Put a job on its GPUs, after a step of it alone there, which gives its step time and the links it uses."""
+        """Put a job on its GPUs. A step alone there, run first, gives its step time and the links that it uses."""
         workload = tenant.workload
         env = simpy.Environment()
         progress = self.progress.within(self._steps_done(), self.steps, "steps")
         idle_fabric = FlowFabric(env, self.routed.cluster, self.routed.folding, progress)
-        network = FluidNetwork(idle_fabric, self.routed, workload.groups, self.algorithms, seats=gpus)
+        network = FluidNetwork(idle_fabric, self.routed, workload.groups, self.algorithms, gpus_of_ranks=gpus)
         run = JobRun(env, network, workload, progress)
         try:
             env.run(until=run.start())
@@ -191,11 +191,11 @@ def simulate_tenants(
     tenants: Sequence[Tenant],
     algorithms: Mapping[Collective, str] | None = None,
     progress: Progress | None = None,
-    repetition: bool = True,
+    steady_state: bool = True,
 ) -> list[JobResult]:
     """Run jobs on one cluster. Returns their results in the order given.
 
-    `repetition=False` simulates every step, for tests. Raises UsageError for names that are not unique, CapacityError
+    `steady_state=False` simulates every step, for tests. Raises UsageError for names that are not unique, CapacityError
     for a job that the cluster could never hold, DeadlockError when ranks of a job wait for each other, OutOfTime.
     """
     names = [tenant.name for tenant in tenants]
@@ -203,8 +203,8 @@ def simulate_tenants(
         if names.count(tenant.name) > 1:
             raise UsageError(f"two jobs are called {tenant.name!r}; give each job its own name")
         gpus = None if isinstance(tenant.placement, str) else tenant.placement
-        seated(routed.cluster, tenant.workload.n_ranks, gpus)
-    scheduler = _Scheduler(routed, tenants, algorithms, progress or Progress(), repetition)
+        gpu_of_each_rank(routed.cluster, tenant.workload.n_ranks, gpus)  # raises where the job can never start
+    scheduler = _Scheduler(routed, tenants, algorithms, progress or Progress(), steady_state)
     jobs = [scheduler.env.process(scheduler.job(tenant)) for tenant in tenants]
     try:
         scheduler.env.run(until=simpy.AllOf(scheduler.env, jobs))

@@ -1,11 +1,12 @@
 """The packet fabric: links serve pairs of GPUs round-robin, and the packets of a pair first come, first served.
 
-The fluid fabric assumes that messages share a link evenly and at once. Here sharing emerges: a sender hands over as
-much as its connection may have in flight (`Transport.window`) and knows nothing about queues further on; links forward
-in turns and lose nothing; acknowledgements return along the route of the reverse direction. Messages of one pair queue
-behind each other, even those of different groups. Which message finishes first differs from fair sharing where rates or
-routes differ, or where one pair has more to send than others. That matters when ranks continue as soon as they have
-what they wait for. The cost grows with every packet, so this model is for a few ranks.
+The fluid fabric assumes that messages share a link evenly and immediately. Here sharing results from queues. A sender
+sends as much as its connection may have in flight (`Transport.window`) and knows nothing about queues further on. Links
+serve pairs in turn and lose nothing. Acknowledgements return along the route of the reverse direction. Messages of one
+pair queue behind each other, even those of different groups. Which message finishes first differs from fair sharing
+where rates or routes differ, or where one pair has more to send than others. That matters when ranks continue as soon
+as they have what they wait for. The time of a simulation grows with the number of packets, so this model is for a few
+ranks.
 
 Left out: packet loss and retransmission, and how a connection's window grows.
 """
@@ -30,11 +31,14 @@ from dessim.sim.core.ticks import whole_bytes, whole_ticks
 from dessim.sim.packet.parcels import PARCEL, Connection, Due, Hop, Leg, Link, Message, Pair, Route
 
 _Timer = tuple[float, int, Leg, Hop | None]
-"""The link of the hop has sent a parcel that is on the leg; without a hop, the parcel arrives there (see `Due`)."""
+"""Time [s], number, leg, hop: the link of the hop has sent a parcel of the leg. Without a hop, see `Due`."""
 
 
 class PacketFabric:
-    """Moves messages over a cluster. `cores` are those that work on packets (None: not modelled)."""
+    """Moves messages over a cluster. `cores` work on packets (None: that time is not modelled).
+
+    Takes over `env.advance`. Sending raises SimulationError where the routing splits a connection over several routes.
+    """
 
     def __init__(self, env: Clock, cluster: Cluster, cores: Cores | None = None) -> None:
         self.env = env
@@ -51,7 +55,7 @@ class PacketFabric:
         ]
         self._routes: dict[Pair, Route] = {}
         self._connections: dict[tuple[str, Pair], Connection] = {}
-        # After hops of equal delay, parcels arrive in the order in which they left; others need a heap.
+        # After hops of this delay, parcels arrive in the order in which they left. Other parcels go to the heap.
         self._arriving: deque[Due] = deque()
         self._delay_s: float | None = None
         self._timers: list[_Timer] = []
@@ -112,7 +116,7 @@ class PacketFabric:
             leg.following = following
         return legs[0]
 
-    # Below, all time is spent.
+    # Hot path: the run spends its time below.
 
     def _advance(self) -> None:
         """Move parcels until the next event of the clock is due."""
@@ -141,17 +145,17 @@ class PacketFabric:
                 until = events[0][0] if events else math.inf
 
     def _serve_next(self, leg: Leg, hop: Hop, now: float) -> None:
-        """A link has sent a parcel, as the first timer says: send those of the next pairs, until one takes time."""
+        """The first timer is due: its link has sent a parcel. Send those of the next pairs, until one takes time."""
         numbers, timers, link = self._numbers, self._timers, hop.link
         hop.pass_on((now + hop.delay_s, next(numbers), leg.following))
         if leg.ends is not None:
             self._note(leg, hop, now)
-        turns = link.turns
-        while turns:
-            waiting = turns.popleft()
+        waiting_queues = link.waiting_queues
+        while waiting_queues:
+            waiting = waiting_queues.popleft()
             leg = waiting.popleft()
             if waiting:
-                turns.append(waiting)
+                waiting_queues.append(waiting)
             if leg.seconds > 0:
                 link.free_at = now + leg.seconds
                 heapreplace(timers, (link.free_at, next(numbers), leg, leg.hop))
@@ -161,7 +165,7 @@ class PacketFabric:
         heappop(timers)
 
     def _reach_end(self, leg: Leg, now: float) -> None:
-        """A parcel is at its receiver, which acknowledges it, or its acknowledgement is back at the sender."""
+        """A parcel has arrived at its receiver, which acknowledges it, or its acknowledgement at the sender."""
         if leg.returned:
             connection = leg.connection
             connection.in_flight -= leg.size
@@ -189,7 +193,7 @@ class PacketFabric:
                 self._arrive(connection.full, now)
                 continue
             queue.popleft()
-            # Until now earlier bytes of the connection had to pass the slowest link of the route.
+            # Until now the message waited for the slowest link, which earlier bytes of the connection had to pass.
             message.history.append((connection.slowest, now))
             self.env.pass_to(now)
             message.sent(message.history)
@@ -202,14 +206,14 @@ class PacketFabric:
             self._arrive(leg, now)
 
     def _arrive(self, leg: Leg, now: float) -> None:
-        """A parcel is at the link of its leg. A link that was idle for a while first sends a burst at once."""
+        """A parcel has arrived at the link of its leg. A link that was idle for a while sends a burst without delay."""
         hop = leg.hop
         assert hop is not None
         link = hop.link
         if link.sending:
             waiting = hop.waiting
             if not waiting:
-                link.turns.append(waiting)
+                link.waiting_queues.append(waiting)
             waiting.append(leg)
             return
         free_at = link.free_at
@@ -232,7 +236,7 @@ class PacketFabric:
             self._note(leg, hop, now)
 
     def _pass_on(self, due: Due) -> None:
-        """A parcel is on its way, and arrives after others that leave later."""
+        """Parcels after hops of other delays may overtake each other, so a heap orders them."""
         heappush(self._timers, (*due, None))
 
     def _note(self, leg: Leg, hop: Hop, now: float) -> None:

@@ -1,6 +1,6 @@
-"""gloo's collectives as one rank runs them: which messages it posts and waits for, in the order of gloo's code.
+"""gloo's collectives as one rank runs them: the messages that it posts and waits for, in the order of gloo's code.
 
-The same algorithms as those of dessim/collectives/gloo.py, which states them for all ranks at once and names sources.
+The algorithms are those of dessim/collectives/gloo.py, which describes them for all ranks together and names sources.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Process = Generator[simpy.Event, object, None]
 
 @dataclass(slots=True)
 class Rank:
-    """Rank `me` of `n` in one collective. `parts` are the seconds it has spent so far, by what bound them."""
+    """Rank `me` of `n` in one collective. `parts` are the seconds that it has spent so far, per bottleneck."""
 
     env: simpy.Environment
     n: int
@@ -67,7 +67,7 @@ class Rank:
             self._spend(REDUCTION, seconds)
 
     def _wake(self) -> Process:
-        """The thread that waited continues, which needs a core."""
+        """A process: the thread that waited gets a core and continues."""
         began = self.env.now
         if self.cores is None:
             yield self.env.timeout(whole_ticks(self.transport.host_overhead))
@@ -77,7 +77,7 @@ class Rank:
             self._spend(CORES, self.env.now - began)
 
     def _attribute(self, history: History, began: float) -> None:
-        """Attribute the seconds since `began` to what delayed the message in them."""
+        """Attribute the seconds since `began` to the bottlenecks of the message in that time."""
         since, now = began, self.env.now
         for bound, until in history:
             if until > since:
@@ -91,10 +91,9 @@ class Rank:
 
 
 def _all_reduce(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """Two rings towards lower ranks; the first adds up.
+    """A ReduceScatter ring, then an AllGather ring, both towards lower ranks.
 
-    A segment is posted when the one before the last has arrived, and those of the second ring when the first ring has
-    finished.
+    Two segments are in flight. The second ring starts when the first has ended.
     """
     per_rank = segments(rank.n, size)
     segment = size / (rank.n * per_rank)
@@ -120,7 +119,7 @@ def _swap(rank: Rank, size: float) -> Process:
 
 
 def _reduce_scatter(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """Fetch what the other ranks have for this one, then add it up."""
+    """Receive this rank's share from all other ranks, then add it up."""
     yield from _swap(rank, size)
     yield from rank.add(size * (rank.n - 1) / rank.n)
 
@@ -150,7 +149,7 @@ def _all_to_all(rank: Rank, size: float, splits: Sequence[float]) -> Process:
 
 
 def _broadcast(rank: Rank, size: float, splits: Sequence[float]) -> Process:
-    """Root 0 begins; a rank that has the data sends it to all of its children at once."""
+    """From root 0 along a tree: a rank that has the data sends it to all of its children at the same time."""
     if rank.me:
         parent = rank.me & ~(1 << rank.me.bit_length() - 1)
         yield from rank.wait(rank.receive(parent))
@@ -164,4 +163,4 @@ PROGRAMS: Mapping[Collective, Callable[[Rank, float, Sequence[float]], Process]]
     Collective.ALL_TO_ALL: _all_to_all,
     Collective.BROADCAST: _broadcast,
 }
-"""The program of a rank per op, given S = `size` bytes and, where they differ, the bytes per rank (`splits`)."""
+"""Op -> the program of a rank, given S = `size` bytes and, where they differ, the bytes for each rank (`splits`)."""

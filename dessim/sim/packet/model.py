@@ -15,7 +15,7 @@ from dessim.cluster.links import IntArray
 from dessim.cluster.parts import Transport
 from dessim.collectives.gloo import NAME
 from dessim.errors import SimulationError
-from dessim.sim.collective import CollectiveObserver, Outcome, Placement
+from dessim.sim.collective import CollectiveObserver, Outcome, RankPlacement
 from dessim.sim.core.bounds import LATENCY
 from dessim.sim.core.counters import Counters
 from dessim.sim.core.recorder import Record
@@ -36,7 +36,7 @@ def supports_packet_model(transport: Transport) -> bool:
 
 
 class PacketNetwork:
-    """The collectives of one job on `fabric`; rank r is on GPU `seats[r]`, or on GPU r.
+    """The collectives of one job on `fabric`; rank r is on GPU `gpus_of_ranks[r]`, or on GPU r.
 
     Every rank must have its own class. Raises SimulationError where the cluster's transport is not gloo's.
     """
@@ -44,7 +44,7 @@ class PacketNetwork:
     threads_per_stream = THREADS
 
     def __init__(
-        self, fabric: PacketFabric, groups: Mapping[str, Sequence[int]], seats: IntArray | None = None
+        self, fabric: PacketFabric, groups: Mapping[str, Sequence[int]], gpus_of_ranks: IntArray | None = None
     ) -> None:
         if not supports_packet_model(fabric.cluster.transport):
             raise SimulationError(
@@ -53,7 +53,7 @@ class PacketNetwork:
             )
         self._fabric = fabric
         self._env = fabric.env
-        self._placement = Placement(fabric.cluster, groups, seats)
+        self._placement = RankPlacement(fabric.cluster, groups, gpus_of_ranks)
         self._channels: dict[int, RendezvousChannels] = {}  # by the id of the rendezvous, which its table keeps alive
 
     @property
@@ -72,7 +72,10 @@ class PacketNetwork:
         """Nothing to add: packets are not folded, and no rates are solved."""
 
     def join(self, rendezvous: Rendezvous, task: Task, job: CollectiveObserver) -> simpy.Event:
-        """The rank that joined last starts its part of the collective. The event fires when that part has finished."""
+        """Start the part of the rank that joined last. The event fires when that part has finished.
+
+        Raises SimulationError for an op without a packet-level program.
+        """
         assert task.collective is not None and task.group is not None
         if task.collective not in (Collective.BARRIER, *PROGRAMS):
             raise SimulationError(f"{task.name}: the packet network has no {task.collective}; use the fluid network")

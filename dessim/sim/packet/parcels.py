@@ -1,4 +1,4 @@
-"""Messages, and parcels of one or two packets: what a connection sends, leg by leg, over the links of its routes."""
+"""The objects of the packet fabric: messages, parcels of one or two packets, and the links and legs that they cross."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARCEL = 2 * MSS
 
 Pair = tuple[int, int]
 History = Sequence[tuple[str, float]]
-"""The delays of a message, in order: a bound (dessim.sim.core.bounds) and the time [s] until which it did."""
+"""The delays of a message, in order: a bottleneck (dessim.sim.core.bounds) and the time [s] until which it held."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,8 +24,8 @@ class Message:
     """`size` bytes from GPU `pair[0]` to GPU `pair[1]`.
 
     `sent` is called when the connection has the last byte in flight, `arrived` when the last byte is at its receiver;
-    both with the message's history so far. The fabric has it since `began` [s]; `unsent` bytes wait for the window, and
-    link classes will carry `loads` [link classes] bytes for it.
+    both with the message's history so far. The fabric has had it since `began` [s]. `unsent` bytes wait for the window.
+    `loads` [link classes] are the bytes that each link class carries for it.
     """
 
     pair: Pair
@@ -40,8 +40,8 @@ class Message:
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """A link, which is `sending` a parcel or idle. `turns` are the queues of those that wait, one per pair, in order
-    of turns; nothing waits for an idle link.
+    """A link, which is `sending` a parcel or idle. `waiting_queues` hold the parcels that wait, one queue per pair, in
+    the order in which the link serves them. Nothing waits for an idle link.
 
     `free_at` [s] is when the link would have finished had it never sent faster than its rate (token bucket, as in
     dessim/sim/fluid/buckets.py).
@@ -50,7 +50,7 @@ class Link:
     kind: str
     rate: float
     burst_s: float
-    turns: deque[deque[Leg]] = field(default_factory=deque)
+    waiting_queues: deque[deque[Leg]] = field(default_factory=deque)
     sending: bool = False
     free_at: float = -math.inf
 
@@ -71,7 +71,7 @@ class Hop:
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """Links from one GPU to another: the `hops`, their `ids`, and the class of the slowest link."""
+    """The route from one GPU to another: its `hops`, the ids of their links, and the class of the slowest link."""
 
     hops: Sequence[Hop]
     ids: Sequence[int]
@@ -80,11 +80,11 @@ class Route:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """Messages from one GPU to another that are not completely sent, and the bytes in flight.
+    """A connection from one GPU to another: the messages that are not completely sent, and the bytes in flight.
 
-    `slowest` is the class of the slowest link of the route, and `load` [link classes] how often a byte and its
-    acknowledgement cross a class. `full` is the first leg of parcels of full size, and `last` are those of parcels that
-    end a message, by size.
+    `slowest` is the class of the slowest link of the route. `load` [link classes] is the number of bytes that a class
+    carries per byte of a message, acknowledgements included. `full` is the first leg of parcels of full size; `last`
+    has, by size, the first leg of parcels that end a message.
     """
 
     pair: Pair
@@ -98,12 +98,12 @@ class Connection:
 
 @dataclass(slots=True, eq=False)
 class Leg:
-    """A part of the way that all parcels of one connection and size take: there, and back as acknowledgements.
+    """One hop of the round trip of a connection's parcels of one size.
 
-    Such parcels differ in nothing but their place, so the leg stands for each of them that is on it. A parcel takes
-    `seconds` of the link of `hop`, and is then on the leg `following`. Without a hop, it is at its receiver, which
-    spends `seconds` of a core on it and acknowledges it; or its acknowledgement has `returned` to the sender, which now
-    has `size` fewer bytes in flight.
+    Such parcels are interchangeable, so all of them on this hop share one Leg. A parcel takes `seconds` of the link of
+    `hop`, and is then on the leg `following`. Two legs have no hop. On the first the parcel is at its receiver, which
+    spends `seconds` of a core on it and acknowledges it. On the last its acknowledgement has `returned` to the sender,
+    which now has `size` fewer bytes in flight.
 
     `ends` are the messages that end with parcels on this leg, in their order; None if parcels end no message.
     """
@@ -118,5 +118,5 @@ class Leg:
 
 
 Due = tuple[float, int, Leg]
-"""A parcel that arrives at a leg: when [s], and a number. Parcels that are due at the same time arrive in the order of
+"""A parcel that arrives at a leg: time [s], number, leg. Parcels that are due at the same time arrive in the order of
 their numbers."""

@@ -1,8 +1,8 @@
-"""Messages between the ranks of one collective over gloo: a message leaves when its receiver has said that it waits.
+"""Messages between the ranks of one collective over gloo: a message leaves once its receiver is ready.
 
 Both directions of a pair share a connection with data. A rank that sends data first queues its own "ready to receive"
-behind that data, so the other rank's answer waits for it. A pair therefore exchanges in both directions at once, or one
-after the other, depending on when its ranks arrive (gloo, transport/tcp/pair.cc).
+behind that data, so the data of the other rank waits for it. Whether a pair exchanges in both directions at the same
+time, or in one after the other, therefore depends on when its ranks arrive (gloo, transport/tcp/pair.cc).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Posted:
 
 @dataclass(slots=True)
 class _Channel:
-    """From one rank to another: posted messages, `ready` receives without a message, and the receiver's events."""
+    """One direction of a pair: posted messages, `ready` receives without a message, and the receiver's events."""
 
     posted: deque[_Posted] = field(default_factory=deque)
     ready: deque[float] = field(default_factory=deque)  # when the sender learned of each
@@ -84,7 +84,7 @@ class RendezvousChannels:
             channel.ready.append(self._env.now)
 
     def _start(self, src: int, dst: int, posted: _Posted) -> None:
-        """Both ranks are ready: the message goes out."""
+        """Send a message whose receiver is ready."""
         arrived = self._channels[src, dst].receives.popleft()
         began = self._env.now
 

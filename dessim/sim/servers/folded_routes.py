@@ -5,8 +5,8 @@ see the same network conditions receive, queue and answer in step, and one serve
 are exact. Each flow between a worker and a server starts with a colour made of the worker, the direction and the class
 of the server. The colours are refined to the equitable partition (dessim.sim.fluid), servers whose flows differ in
 colour are put into different classes, and this repeats until no class splits. All flows between one worker and one
-class then share a colour. So does the subset of them that is in flight, because removing whole colours keeps a
-partition equitable. Workers are never folded, because a queue serves one after the other.
+class then share a colour. The same holds for the flows in flight, because removing whole colours keeps a partition
+equitable. Workers are never folded, because a queue serves one after the other.
 
 A folded message crosses one link of each colour, with the load that all flows of its colour put there. To the network
 it is an ordinary flow, drained with all others. (A colour of links may span two classes that carry the same load, so

@@ -5,10 +5,10 @@
 A worker is a process that repeats its step: it prepares its batch, pulls (ids to every server, rows back), computes,
 and pushes (gradients to every server, which applies them and acknowledges). Keys are spread by hash (Li et al.,
 "Scaling distributed machine learning with the parameter server", OSDI 2014). Every server gets an equal share of each
-message, except one: `busiest` is what the server with the most frequent keys gets, server 0 by convention. A server is
-a queue with k threads that takes requests in order of arrival; ps-lite, by the same authors, has one thread
-(src/customer.cc: the thread that receives also serves). Messages are flows on the fabric, where many workers share a
-server's NIC and many servers share a worker's.
+message, except one: the server with the most frequent keys, server 0 by convention, gets `busiest`. A server is a queue
+with k threads that takes requests in order of arrival; ps-lite, by the same authors, has one thread (src/customer.cc:
+the thread that receives also serves). Messages are flows on the fabric, where many workers share a server's NIC and
+many servers share a worker's.
 
 When may a worker begin its next step?
     sync       when the pushes of all workers have arrived and have been applied as one update (bulk synchronous)
@@ -18,8 +18,8 @@ When may a worker begin its next step?
 
 Staleness is counted in versions: how many updates of others a server applied between a worker's pull and its push.
 
-Left out: overlap within a worker (prefetch, computing while it sends), caches in workers, replication, and the time in
-which a worker learns of the progress of others.
+Left out: overlap within a worker (prefetch, computing while it sends), caches in workers, replication, and the time
+until a worker learns of the progress of others.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from dessim.workload.dag import Task
 WARM_UP_STEPS = 2
 """Steps per worker before an asynchronous run is measured."""
 MEASURED_STEPS = 8
-"""Steps per worker that are measured at least, where steps differ."""
+"""The least number of steps per worker that are measured, where steps differ."""
 MEASURED_IN_TOTAL = 1024
-"""Steps of all workers together that are measured at least: steps cut off at either end must not matter."""
+"""The least number of steps of all workers together: steps that are cut off at either end must not matter."""
 
 Process = Generator[simpy.Event, object, None]
 _CallOutcome = tuple[float, dict[str, float], int]  # end [s], parts, version of the server
@@ -65,7 +65,7 @@ class _Server:
         self.busy: list[tuple[float, float]] = []
 
     def work(self, seconds: float) -> Generator[simpy.Event, object, tuple[float, int]]:
-        """A process: one request, from its arrival. Returns its seconds in the queue, and the version that it found."""
+        """A process: one request, from its arrival. Returns its seconds in the queue, and the version that it finds."""
         arrived = self._env.now
         with self._threads.request() as thread:
             yield thread
@@ -192,8 +192,8 @@ class _Job:
     def _call_class(self, w: int, d: int, call: Call) -> Generator[simpy.Event, object, _CallOutcome]:
         """The part of a call that goes to server class d.
 
-        Returns its end [s], the seconds by what bound them, and the server's version: that which a pull found, or that
-        to which a push is applied.
+        Returns its end [s], its seconds per bottleneck, and the server's version: the one that a pull reads, or the one
+        that a push is applied to.
         """
         server = self.servers[d]
         parts = dict[str, float]()
@@ -261,7 +261,7 @@ class _Job:
         if self.env.now > start:
             stream = "compute" if kind is Kind.COMPUTE else "comm"
             task = Task(name, self.clock[w], phase, kind, stream, size=size)
-            self.record.spans.append(Span(w, task, start, moving=start, end=self.env.now, parts=parts))
+            self.record.spans.append(Span(w, task, start, moving_since=start, end=self.env.now, parts=parts))
 
 
 def _jitter_factor(sigma: float, rng: np.random.Generator) -> float:
@@ -284,11 +284,11 @@ def serve(
     folding: bool = True,
     progress: Progress | None = None,
 ) -> ServersResult:
-    """Simulate a warm-up, where steps differ, and then `measured` steps per worker on average.
+    """Simulate `measured` steps per worker on average, after a warm-up where steps differ.
 
-    `workers` and `servers` are the ids of the GPUs in whose place each is attached to the fabric. `traffic` is that of
-    every server; with `busiest`, server 0 has another. `compute` are the seconds that a worker computes before its pull
-    and after it. By default one step is measured where all steps are equal (synchronous, no jitter), otherwise at least
+    `workers` and `servers` are attached to the fabric in place of the GPUs with these ids. `traffic` is that of every
+    server; with `busiest`, server 0 has another. `compute` are the seconds that a worker computes before its pull and
+    after it. By default one step is measured where all steps are equal (synchronous, no jitter), otherwise at least
     `MEASURED_STEPS`. Raises OutOfTime.
     """
     if measured is None:

@@ -57,8 +57,8 @@ def largest_difference(cluster: Cluster, sets: int, seed: int = 0) -> float:
         messages += [
             (number * APART, s, a, b) for s, a, b in zip(size.tolist(), src.tolist(), dst.tolist(), strict=True)
         ]
-    found = np.array(peer.platform_times(platform, messages)) - np.array([start for start, *_ in messages])
-    return float(np.abs(found / np.array(expected) - 1).max())
+    simulated = np.array(peer.platform_times(platform, messages)) - np.array([start for start, *_ in messages])
+    return float(np.abs(simulated / np.array(expected) - 1).max())
 
 
 if __name__ == "__main__":

@@ -117,13 +117,13 @@ def columns(text: str) -> dict[str, list[str]]:
 
 
 def test_astra_sim_keeps_rates_and_oversubscription() -> None:
-    found = columns(exported("h100-8x_fattree_128_4to1", "astra-sim"))
-    assert found["topology"] == ["Switch"] * 4
-    assert found["npus_count"] == ["8", "4", "8", "4"]
+    fat_tree = columns(exported("h100-8x_fattree_128_4to1", "astra-sim"))
+    assert fat_tree["topology"] == ["Switch"] * 4
+    assert fat_tree["npus_count"] == ["8", "4", "8", "4"]
     node = load_cluster("h100-8x_fattree_128_4to1").node
     assert node.nvlink is not None
     expected = [node.nvlink.capacity, *(node.nic.capacity / share for share in (1, 4, 4))]
-    assert [float(x) * GIB for x in found["bandwidth"]] == pytest.approx(expected, rel=1e-8)
+    assert [float(x) * GIB for x in fat_tree["bandwidth"]] == pytest.approx(expected, rel=1e-8)
     torus = columns(exported("tpu-v4_torus_512", "astra-sim"))
     assert torus["topology"] == ["Ring"] * 3 and torus["npus_count"] == ["8"] * 3
     assert [float(x) * GIB for x in torus["bandwidth"]] == pytest.approx([45e9] * 3, rel=1e-8)

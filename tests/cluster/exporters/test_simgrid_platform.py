@@ -45,13 +45,13 @@ def test_a_lone_message_takes_as_long_with_latency(name: str) -> None:
     platform, _ = simgrid_platform(cluster, gpus)
     pairs = [(a, b) for a in gpus.tolist() for b in gpus.tolist() if a != b]
     messages = [(float(number), 1e6, a, b) for number, (a, b) in enumerate(pairs)]
-    found = np.array(peer.platform_times(platform, messages)) - np.arange(len(pairs))
+    simulated = np.array(peer.platform_times(platform, messages)) - np.arange(len(pairs))
     src, dst = np.array(pairs).T
     routes = cluster.routes(src, dst)
     load = np.zeros((len(pairs), len(cluster.links)))
     np.add.at(load, (routes.flow, routes.link), routes.weight)
     expected = routes.latency + 1e6 * (load / cluster.links.capacity).max(axis=1)
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert simulated == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_is_lost_is_named() -> None:

@@ -79,5 +79,5 @@ def _record(
 
 
 if __name__ == "__main__":
-    found = load_cluster(sys.argv[1])
-    sys.stdout.write(ib_net(found, found.node.nic.rate))
+    cluster = load_cluster(sys.argv[1])
+    sys.stdout.write(ib_net(cluster, cluster.node.nic.rate))

@@ -17,12 +17,12 @@ BETWEEN_LEAVES = (
 )
 
 
-def found(text: str) -> FoundFabric:
+def fabric_of(text: str) -> FoundFabric:
     return infragraph.read_infragraph(Path("net.yaml"), text)
 
 
 def test_an_edge_of_a_set_with_itself_is_one_cable_for_each_pair() -> None:
-    fabric = found(fuzz.INFRAGRAPH + BETWEEN_LEAVES)
+    fabric = fabric_of(fuzz.INFRAGRAPH + BETWEEN_LEAVES)
     assert fabric.cables["leaf0", "leaf1"] == ((12.5e9, 1),)
     assert fabric.cables["leaf0", "spine"] == ((12.5e9, 2),)
 
@@ -37,11 +37,11 @@ def test_two_members_with_one_name_are_refused() -> None:
             "link: eth}\n"
         )
     with pytest.raises(ClusterError, match="'leaf11' names two members; rename an instance"):
-        found(text)
+        fabric_of(text)
 
 
 def test_cables_of_all_edges_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(infragraph, "MAX_ENDS", 16)
-    assert len(found(fuzz.INFRAGRAPH + BETWEEN_LEAVES).hosts) == 4
+    assert len(fabric_of(fuzz.INFRAGRAPH + BETWEEN_LEAVES).hosts) == 4
     with pytest.raises(ClusterError, match=r"edges\.4: with it, the edges are more than 16 cables"):
-        found(fuzz.INFRAGRAPH + 2 * BETWEEN_LEAVES)
+        fabric_of(fuzz.INFRAGRAPH + 2 * BETWEEN_LEAVES)

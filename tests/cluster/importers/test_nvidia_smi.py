@@ -11,7 +11,7 @@ from tests.cluster.importers import servers
 from tests.cluster.importers.test_same_times import imported
 
 
-def found(text: str, nics: str | None = None) -> FoundNode:
+def server_of(text: str, nics: str | None = None) -> FoundNode:
     return read_nvidia_smi(Path("topo-m.txt"), text, re.compile(nics) if nics else None)
 
 
@@ -25,7 +25,7 @@ def test_four_superchips_are_joined_pairwise(tmp_path: Path) -> None:
 
 
 def test_eight_v100_are_joined_by_a_switch() -> None:
-    node = found(servers.nvidia_smi(links=6))
+    node = server_of(servers.nvidia_smi(links=6))
     assert (node.generation, node.nvlinks, node.wiring, node.assumed) == (70, 6, "switched", ())
 
 
@@ -33,5 +33,5 @@ def test_chosen_adapters_are_kept_where_they_are_more_than_gpus() -> None:
     """--nics matches six, four of which are near GPUs; two others are near GPUs and do not match."""
     lines = servers.nvidia_smi(gpus=4, links=12, nics=8).split("\n")
     text = "\n".join(line.replace("PIX", "SYS") if line.startswith(("NIC4\t", "NIC5\t")) else line for line in lines)
-    node = found(text, "mlx5_[0-5]")
+    node = server_of(text, "mlx5_[0-5]")
     assert [nic.name for nic in node.nics] == [f"mlx5_{i}" for i in range(4)]

@@ -50,7 +50,7 @@ def cluster_of(folder: Path, name: str) -> Cluster:
     return original_of(folder, NODE | {"gpus": nics, "nics": nics}, count, fabric)
 
 
-def found(text: str) -> FoundFabric:
+def fabric_of(text: str) -> FoundFabric:
     return read_ibnetdiscover(Path("net"), text)
 
 
@@ -72,7 +72,7 @@ def shuffled(fabric: FoundFabric, seed: int) -> FoundFabric:
 def test_regular_fabrics(tmp_path: Path, name: str) -> None:
     original = cluster_of(tmp_path, name)
     text = ib_net(original, original.node.nic.rate)
-    fabric = found(text)
+    fabric = fabric_of(text)
     shape = recognise(fabric)
     assert shape.kind == original.kind and not shape.cables
     for seed in range(3):
@@ -93,7 +93,7 @@ def original_plain(original: Cluster, folder: Path) -> Cluster:
 
 
 def test_a_tree_with_a_missing_cable_is_a_graph_with_the_same_times(tmp_path: Path) -> None:
-    fabric = found(ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
+    fabric = fabric_of(ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
     damaged = dict(fabric.cables)
     del damaged["leaf0", "spine0"]
     shape = recognise(replace(fabric, cables=damaged))
@@ -154,7 +154,7 @@ def test_servers_with_other_numbers_of_adapters_are_refused(tmp_path: Path) -> N
 
 
 def test_three_tiers_of_rails_are_refused(tmp_path: Path) -> None:
-    fabric = found(ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
+    fabric = fabric_of(ib_net(cluster_of(tmp_path, "fat_tree"), 25e9))
     pairs = [Host(f"h{i}", (*fabric.hosts[2 * i].ports, *fabric.hosts[15 - i].ports)) for i in range(4)]
     with pytest.raises(ValueError, match="neither rail-optimised nor rail-only"):
         recognise(replace(fabric, hosts=tuple(pairs)))
@@ -172,4 +172,4 @@ def test_shapes_are_short(tmp_path: Path) -> None:
     """A regular cluster of any size fits on a screen."""
     text = ib_net(cluster_of(tmp_path, "fat_tree"), 25e9)
     assert len(imported(tmp_path, text).cluster.path.read_text().splitlines()) < 40
-    assert isinstance(recognise(found(text)), Shape)
+    assert isinstance(recognise(fabric_of(text)), Shape)

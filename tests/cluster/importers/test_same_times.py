@@ -72,17 +72,17 @@ def test_live_ibnetdiscover_in_ibsim(tmp_path: Path) -> None:
     ):
         try:
             deadline = time.monotonic() + 20
-            found = ""
-            while not found and time.monotonic() < deadline:
+            output = ""
+            while not output and time.monotonic() < deadline:
                 time.sleep(0.2)
                 done = subprocess.run(
                     ["ibnetdiscover"], env={**environment, "LD_PRELOAD": str(preload)}, capture_output=True, text=True
                 )
-                found = done.stdout if done.returncode == 0 else ""
+                output = done.stdout if done.returncode == 0 else ""
         finally:
             sim.kill()
-    assert found, (tmp_path / "ibsim.log").read_text()
-    assert_same_times(imported(tmp_path, found).cluster, original)
+    assert output, (tmp_path / "ibsim.log").read_text()
+    assert_same_times(imported(tmp_path, output).cluster, original)
 
 
 SERVER = """

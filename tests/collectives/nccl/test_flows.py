@@ -11,7 +11,7 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.curves import Curve
 from dessim.cluster.scaled import scaled
 from dessim.collectives import Layout, Options, schedule
-from dessim.collectives.nccl.flows import Servers, along_rails, traffic
+from dessim.collectives.nccl.flows import Servers, along_rails, collective_edges
 from dessim.collectives.nccl.model import Override
 from dessim.collectives.nccl.on_cluster import curve_on, setup_of, values_on
 from dessim.collectives.nccl.steady import SteadyRuns
@@ -48,8 +48,8 @@ def test_every_gpu_sends_the_bytes_of_its_algorithm(h100: Cluster, algorithm: st
     gpus = np.arange(32)
     setup = setup_of(h100, gpus)
     servers = Servers.of(h100.node_of(gpus))
-    moved = traffic(Collective.ALL_REDUCE, algorithm, 1e6, 1.0, setup, servers, 48e9)
-    stage = moved.stage
+    edges = collective_edges(Collective.ALL_REDUCE, algorithm, 1e6, 1.0, setup, servers, 48e9)
+    stage = edges.stage
     across = h100.node_of(stage.src) != h100.node_of(stage.dst)
     from_server = np.bincount(h100.node_of(stage.src[across]), stage.size[across])
     into_server = np.bincount(h100.node_of(stage.dst[across]), stage.size[across])
@@ -60,8 +60,10 @@ def test_every_gpu_sends_the_bytes_of_its_algorithm(h100: Cluster, algorithm: st
 
 def test_traffic_stays_on_its_rail(h100: Cluster) -> None:
     gpus = np.arange(24)
-    moved = traffic(Collective.ALL_REDUCE, "ring", 1e6, 1.0, setup_of(h100, gpus), Servers.of(h100.node_of(gpus)), 48e9)
-    stage = moved.stage
+    edges = collective_edges(
+        Collective.ALL_REDUCE, "ring", 1e6, 1.0, setup_of(h100, gpus), Servers.of(h100.node_of(gpus)), 48e9
+    )
+    stage = edges.stage
     across = h100.node_of(stage.src) != h100.node_of(stage.dst)
     assert (stage.src[across] % 8 == stage.dst[across] % 8).all()
 

@@ -64,8 +64,8 @@ def test_all_ranks_wait_for_the_slow_gpu() -> None:
     ]
     record = simulate(cluster, slow, FIXED)
     plain = simulate(cluster, step(), FIXED)
-    moving = {span.name: span.moving for span in record.spans}
-    assert moving["x"] == pytest.approx(7.5e-3, rel=1e-12)
+    moving_since = {span.name: span.moving_since for span in record.spans}
+    assert moving_since["x"] == pytest.approx(7.5e-3, rel=1e-12)
     assert record.end > plain.end + 2.5e-3
 
 

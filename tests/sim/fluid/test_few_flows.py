@@ -66,15 +66,15 @@ def test_single_messages_arrive_as_among_many(messages: list[tuple[int, int, int
         carried = [counters.load(env.now).mean(kind) for kind in counters.load(env.now).rate]
         return [process.value for process in sent], carried, counters.solves
 
-    found = run()
+    as_singles = run()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fabric, "are_few_singles", lambda batches, cluster: False)
         expected = run()
-    for (end, parts), (same_end, same_parts) in zip(found[0], expected[0], strict=True):
+    for (end, parts), (same_end, same_parts) in zip(as_singles[0], expected[0], strict=True):
         assert end == pytest.approx(same_end, rel=1e-12)
         assert parts == pytest.approx(same_parts, rel=1e-9, abs=1e-18)
-    assert found[1] == pytest.approx(expected[1], rel=1e-9)
-    assert found[2] == expected[2]
+    assert as_singles[1] == pytest.approx(expected[1], rel=1e-9)
+    assert as_singles[2] == expected[2]
 
 
 def test_many_messages_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:

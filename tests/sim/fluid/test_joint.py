@@ -26,18 +26,18 @@ def ends(routed: RouteCache, late: float) -> list[float]:
     ring = next(schedule(Collective.ALL_GATHER, "ring", layout, 3e7))
     env = simpy.Environment()
     fabric = FlowFabric(env, CLUSTER)
-    found = [0.0, 0.0]
+    end_of = [0.0, 0.0]
 
     def run(number: int, stage: object, wait: float, repeat: int) -> object:
         yield env.timeout(wait)
         flows, scale = routed.stage(GPUS, stage)  # type: ignore[arg-type]
         yield fabric.transfer(flows, scale, repeat)
-        found[number] = env.now
+        end_of[number] = env.now
 
     env.process(run(0, pairs, 0.0, 1))  # type: ignore[arg-type]
     env.process(run(1, ring, late, 3))  # type: ignore[arg-type]
     env.run(until=1.0)
-    return found
+    return end_of
 
 
 def test_kept_joint_folds_change_no_instant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,14 @@ def step(size: float, n: int = 4, before: float = 1e-3, after: float = 0.5e-3) -
     return job([(range(n), [compute("a", before), reduce("x", size, 0), compute("b", after, 1)])])
 
 
-def run(*tenants: Tenant, cluster: Cluster = CLUSTER, folding: bool = True, repetition: bool = True) -> list[JobResult]:
-    return simulate_tenants(RouteCache(cluster, folding), tenants, RING, repetition=repetition)
+def run(
+    *tenants: Tenant, cluster: Cluster = CLUSTER, folding: bool = True, steady_state: bool = True
+) -> list[JobResult]:
+    return simulate_tenants(RouteCache(cluster, folding), tenants, RING, steady_state=steady_state)
 
 
 def simulated(result: JobResult) -> int:
-    """The number of steps that were simulated, not counted as repetitions."""
+    """The number of steps that were simulated, not counted in the steady state."""
     return len(result.records)
 
 
@@ -103,7 +105,7 @@ def test_a_lone_tenant_equals_the_job_simulated_by_itself() -> None:
 
 
 def test_equal_steps_of_a_lone_job_are_simulated_once() -> None:
-    [few] = run(Tenant("a", step(100e6), 0, 7, "spread"), repetition=False)
+    [few] = run(Tenant("a", step(100e6), 0, 7, "spread"), steady_state=False)
     [many] = run(Tenant("a", step(100e6), 0, 7_000_000, "spread"))
     assert simulated(few) == 7 and simulated(many) == 1
     assert many.step_time_s == pytest.approx(few.step_time_s, rel=1e-12)
@@ -114,7 +116,7 @@ def test_jobs_that_share_no_link_repeat_independently() -> None:
     jobs = [Tenant("a", step(100e6), 0, 60), Tenant("b", step(70e6), 1.1e-3, 60)]
     short = run(*jobs)
     assert [simulated(result) for result in short] == [1, 1]  # the arrival of b does not affect a
-    assert_same(short, run(*jobs, repetition=False))
+    assert_same(short, run(*jobs, steady_state=False))
 
 
 def test_jobs_out_of_phase_repeat_when_no_job_communicates() -> None:
@@ -124,7 +126,7 @@ def test_jobs_out_of_phase_repeat_when_no_job_communicates() -> None:
         Tenant("b", step(40e6, before=8e-3), 0.5e-3, 80, "spread"),
     ]
     short = run(*jobs)
-    full = run(*jobs, repetition=False)
+    full = run(*jobs, steady_state=False)
     assert_same(short, full)
     assert all(result.slowdown > 1.01 for result in short)
     assert all(simulated(result) < 10 for result in short) and [simulated(result) for result in full] == [90, 80]
@@ -135,7 +137,7 @@ def test_jobs_repeat_if_communication_slows_compute() -> None:
     tasks = [compute("a", 3e-3), reduce("x", 40e6), compute("c", 9e-3, stream="side"), compute("b", 4e-3, 1)]
     jobs = [Tenant(n, job([(range(4), tasks)]), t, 50, "spread") for n, t in (("a", 0.0), ("b", 2.1e-3))]
     short = run(*jobs, cluster=slowed)
-    assert_same(short, run(*jobs, cluster=slowed, repetition=False))
+    assert_same(short, run(*jobs, cluster=slowed, steady_state=False))
     assert all(simulated(result) < 20 for result in short)
 
 
@@ -147,7 +149,7 @@ def test_three_steps_of_one_job_during_two_of_another_repeat() -> None:
         for name, seconds, steps in (("a", 2.0, 90), ("b", 3.0, 70))
     ]
     short = run(*jobs)
-    assert_same(short, run(*jobs, repetition=False))
+    assert_same(short, run(*jobs, steady_state=False))
     assert [simulated(result) for result in short] == [3, 4]  # b is alone at the end
 
 
@@ -162,7 +164,7 @@ def test_jobs_wait_for_gpus_in_order_of_arrival() -> None:
     assert a.wait_s == 0 and big.start == small.start == a.end
     assert big.gpus.tolist() == [0, 1, 2, 3] and small.gpus.tolist() == [4, 5]
     assert sum(map(simulated, short)) < 10
-    assert_same(short, run(*jobs, repetition=False))
+    assert_same(short, run(*jobs, steady_state=False))
 
 
 def test_a_job_may_list_its_gpus() -> None:
@@ -229,7 +231,7 @@ def pairs(draw: st.DrawFn) -> tuple[Cluster, list[Tenant]]:
 @given(pairs())
 def test_folded_and_repeated_equal_every_flow_of_every_step(case: tuple[Cluster, list[Tenant]]) -> None:
     cluster, jobs = case
-    full = simulate_tenants(RouteCache(cluster, folding=False), jobs, repetition=False)
+    full = simulate_tenants(RouteCache(cluster, folding=False), jobs, steady_state=False)
     # If several links of a path fill together, folding may name another one as the bound.
     assert_same(simulate_tenants(RouteCache(cluster), jobs), full, bounds=False)
     assert_same(simulate_tenants(RouteCache(cluster, folding=False), jobs), full)

@@ -128,7 +128,7 @@ def test_ops_and_options_that_gloo_lacks_are_refused() -> None:
     with pytest.raises(SimulationError, match="packet network has no gather"):
         simulate(cluster, job([(range(4), [reduce("odd", 1e3, collective=Collective.GATHER)])]), network="packet")
     faults = Faults((Fault("node0 -> switch", 0.0, 1.0),))
-    with pytest.raises(SimulationError, match="packet network has no faults"):
+    with pytest.raises(SimulationError, match="packet network does not model faults"):
         simulate(cluster, job([(range(4), [reduce("sum", 1e3)])]), faults=faults, network="packet")
     barrier = job([(range(4), [reduce("all", 0.0, collective=Collective.BARRIER)])])
     assert simulate(cluster, barrier, cores=2, network="packet").end == 0

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dessim.commands.asked import Asked
+from dessim.commands.questions.question import Asked
 from dessim.errors import UsageError
 from dessim.golden.check import CheckResult, ask_again, compared, read_askable
 from dessim.golden.file import TOLERANCE, read_golden, write_golden

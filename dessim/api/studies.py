@@ -14,10 +14,10 @@ from typing import Literal
 
 from dessim import deprecation
 from dessim.cluster import Cluster, load_cluster
-from dessim.commands.arguments import CollectiveArguments, ProjectArguments, ReplayArguments, check_network
-from dessim.commands.asked import Arguments, Asked, Named
 from dessim.commands.collective import time_collective
 from dessim.commands.goodput import GoodputArguments
+from dessim.commands.questions.arguments import CollectiveArguments, ProjectArguments, ReplayArguments, check_network
+from dessim.commands.questions.question import Arguments, Asked, Named
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.server_defaults import SERVER_DEVICE
 from dessim.errors import UsageError

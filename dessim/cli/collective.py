@@ -71,8 +71,8 @@ def collective(
     Prints the columns of nccl-tests. With an NCCL transport, the names ring, tree, nvls, nvls_tree, collnet and pat are
     NCCL's own where --protocol or --channels is given, or no textbook algorithm has the name.
     """
-    from dessim.commands.arguments import CollectiveArguments
     from dessim.commands.collective import time_collective
+    from dessim.commands.questions.arguments import CollectiveArguments
     from dessim.commands.support.inputs import cluster_of
     from dessim.results.show import print_collectives
 

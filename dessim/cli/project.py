@@ -103,11 +103,11 @@ def project(
 
     The job is taken from a recorded trace or from a model file.
     """
-    from dessim.commands.arguments import ProjectArguments, parse_algorithms
-    from dessim.commands.asked import Asked, Named
+    from dessim.commands.questions.arguments import ProjectArguments, parse_algorithms
+    from dessim.commands.questions.question import Asked, Named
+    from dessim.commands.questions.what_if import project_rows
     from dessim.commands.support.inputs import NamedCluster, NamedJob
     from dessim.commands.support.projection import Projection
-    from dessim.commands.what_if import project_rows
     from dessim.golden.file import write_golden
     from dessim.results.figures import throughput
     from dessim.results.rows import fitting

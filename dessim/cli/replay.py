@@ -53,11 +53,11 @@ def replay(
 
     Compares the predicted step times with the measured ones.
     """
-    from dessim.commands.arguments import ReplayArguments, parse_algorithms
-    from dessim.commands.asked import Asked, Named
+    from dessim.commands.questions.arguments import ReplayArguments, parse_algorithms
+    from dessim.commands.questions.question import Asked, Named
+    from dessim.commands.questions.what_if import replay_object
     from dessim.commands.replay import counters_of, timeline_of
     from dessim.commands.support.inputs import NamedCluster, NamedJob
-    from dessim.commands.what_if import replay_object
     from dessim.golden.file import write_golden
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline

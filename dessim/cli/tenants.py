@@ -29,7 +29,7 @@ def tenants(
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
-    from dessim.commands.arguments import named_algorithms, parse_algorithms
+    from dessim.commands.questions.arguments import named_algorithms, parse_algorithms
     from dessim.commands.support.tenants_file import load_tenants_file
     from dessim.commands.tenants import TenantsRequest, run_tenants
     from dessim.results.show import print_caveats, print_intervals, print_text

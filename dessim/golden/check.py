@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dessim.commands.asked import Asked
+from dessim.commands.questions.question import Asked
 from dessim.errors import FileError
 from dessim.golden.causes import causes_of
 from dessim.golden.changes import StepChange, changes_of, kept, plain

@@ -27,8 +27,8 @@ from typing import Any, Literal, TypeVar
 import pydantic
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dessim.commands.arguments import ProjectArguments, ReplayArguments
-from dessim.commands.asked import Arguments, Asked, Named
+from dessim.commands.questions.arguments import ProjectArguments, ReplayArguments
+from dessim.commands.questions.question import Arguments, Asked, Named
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.plain import Plain
 from dessim.errors import FileError

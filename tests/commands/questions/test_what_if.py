@@ -10,9 +10,7 @@ from dessim.cluster import load_cluster
 from dessim.cluster.load import topology_root
 from dessim.cluster.scaled import scaled
 from dessim.commands.project import project, run_projection
-from dessim.commands.replay import ReplayRequest, run_replay
-from dessim.commands.support.project_request import ProjectRequest
-from dessim.commands.what_if import (
+from dessim.commands.questions.what_if import (
     NAMES,
     Change,
     Together,
@@ -20,6 +18,8 @@ from dessim.commands.what_if import (
     what_if_projected,
     what_if_replayed,
 )
+from dessim.commands.replay import ReplayRequest, run_replay
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
 from dessim.trace.io import load_trace, write_trace

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dessim.cluster import Cluster
-from dessim.commands.arguments import ProjectArguments, ReplayArguments
+from dessim.commands.questions.arguments import ProjectArguments, ReplayArguments
+from dessim.commands.questions.what_if import project_rows, replay_object
 from dessim.commands.support.inputs import NamedCluster, NamedJob
-from dessim.commands.what_if import project_rows, replay_object
 from dessim.sim.progress import Progress
 from dessim.trace.io import Trace
 from dessim.workload.scale import Job

@@ -17,7 +17,7 @@ from dessim.cluster import Cluster, load_cluster
 from dessim.commands.collective import time_collective
 from dessim.commands.goodput import GoodputArguments
 from dessim.commands.questions.arguments import CollectiveArguments, ProjectArguments, ReplayArguments, check_network
-from dessim.commands.questions.question import Arguments, Asked, Named
+from dessim.commands.questions.question import Arguments, NamedQuestion, Question
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.server_defaults import SERVER_DEVICE
 from dessim.errors import UsageError
@@ -115,9 +115,9 @@ def project(
         folding=folding,
     ).checked()
     arguments.check()
-    asked = _asked(job, cluster, arguments)
+    question = _question(job, cluster, arguments)
     ready = None if on_row is None else lambda row: on_row(step_or_misfit(row))
-    return replace(ProjectResult.from_json(asked.answer(progress, ready)), _asked=asked)
+    return replace(ProjectResult.from_json(question.answer(progress, ready)), _question=question)
 
 
 def replay(
@@ -144,8 +144,8 @@ def replay(
     arguments = ReplayArguments(
         what_if=what_if, algorithms=algorithms or {}, network=network, folding=folding
     ).checked()
-    asked = _asked(trace, cluster, arguments)
-    return replace(ReplayResult.from_json(asked.answer(progress)), _asked=asked)
+    question = _question(trace, cluster, arguments)
+    return replace(ReplayResult.from_json(question.answer(progress)), _question=question)
 
 
 def plan_job(
@@ -297,14 +297,14 @@ def goodput(
     return GoodputResult.from_json(arguments.checked().run(progress).to_json())
 
 
-def _asked(job: Job | Model | Trace | str | Path, cluster: Cluster | str | Path, arguments: Arguments) -> Asked:
+def _question(job: Job | Model | Trace | str | Path, cluster: Cluster | str | Path, arguments: Arguments) -> Question:
     """The question; one that can be written to a golden file where both job and cluster are named."""
     if isinstance(job, str | Path) and isinstance(cluster, str | Path):
         is_trace = isinstance(arguments, ReplayArguments) or _is_trace(job)
         named_job = NamedJob(trace=str(job)) if is_trace else NamedJob(model=str(job))
-        return Named(named_job, NamedCluster(name=str(cluster)), arguments).load()
+        return NamedQuestion(named_job, NamedCluster(name=str(cluster)), arguments).load()
     loaded = _trace(job) if isinstance(arguments, ReplayArguments) else _job(job)
-    return Asked(loaded, _cluster(cluster), arguments)
+    return Question(loaded, _cluster(cluster), arguments)
 
 
 def _is_trace(name: str | Path) -> bool:

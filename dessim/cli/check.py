@@ -46,9 +46,9 @@ def check(
     except OutOfTime as cut:
         stop_partial(cut, {"files": [result.to_json() for result in found]}, json, "check fewer files")
     if record:
-        for file, result, (asked, answer) in zip(files, found, answers, strict=True):
+        for file, result, (question, answer) in zip(files, found, answers, strict=True):
             if not result.is_unchanged:
-                write_golden(file.path, asked, answer, file.tolerance)
+                write_golden(file.path, question, answer, file.tolerance)
     failed = [result for result in found if not result.is_unchanged]
     if json:
         shown = [result.to_json() for result in found]

@@ -54,7 +54,7 @@ def replay(
     Compares the predicted step times with the measured ones.
     """
     from dessim.commands.questions.arguments import ReplayArguments, parse_algorithms
-    from dessim.commands.questions.question import Asked, Named
+    from dessim.commands.questions.question import NamedQuestion, Question
     from dessim.commands.questions.what_if import replay_object
     from dessim.commands.replay import counters_of, timeline_of
     from dessim.commands.support.inputs import NamedCluster, NamedJob
@@ -84,7 +84,8 @@ def replay(
         known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
         stop_partial(cut, known, json, "replay fewer ranks or steps", timeline, golden, html)
     if golden is not None:
-        write_golden(golden, Asked(loaded, machine, arguments, Named(named_job, named_cluster, arguments)), found)
+        named_question = NamedQuestion(named_job, named_cluster, arguments)
+        write_golden(golden, Question(loaded, machine, arguments, named_question), found)
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
     if html is not None:

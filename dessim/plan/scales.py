@@ -9,11 +9,11 @@ from typing import Any
 
 from dessim.cluster import Cluster
 from dessim.errors import CapacityError, UsageError
-from dessim.plan.candidates import Search
+from dessim.plan.candidates import PlanProblem
 from dessim.plan.coded import NONE, Allowed, search_codecs
 from dessim.plan.loads import STRATEGIES, Choice
 from dessim.plan.prices import Prices
-from dessim.plan.search import Found
+from dessim.plan.search import RankedPlans
 from dessim.sim.engine import NetworkName
 from dessim.sim.progress import Progress
 from dessim.units import format_count
@@ -56,9 +56,9 @@ class PlanRequest:
     codecs: Allowed = field(default_factory=lambda: NONE)
     replicas: Sequence[int] | None = None
 
-    def at(self, gpus: int) -> Search:
+    def at(self, gpus: int) -> PlanProblem:
         """The job on one of `gpus`."""
-        return Search(
+        return PlanProblem(
             job=self.job,
             cluster=self.cluster,
             gpus=gpus,
@@ -78,7 +78,7 @@ class Scale:
     """The plans of one number of GPUs. `dollars_per_h`: None without prices. `watts`: at most, of the GPUs alone; None
     where a part does not state its power. `on_front`: no other scale is faster at the same or a lower price."""
 
-    found: Found
+    found: RankedPlans
     dollars_per_h: float | None
     watts: float | None
     on_front: bool = False

@@ -17,7 +17,7 @@ from dessim.cluster import Cluster, Gpu
 from dessim.errors import CapacityError
 from dessim.plan.by_rank import ByRank, load_by_rank
 from dessim.plan.caches import memory_is_short, memory_of_hosts, to_host_of, with_caches
-from dessim.plan.candidates import Candidate, Search, order, refined, settled, simulate
+from dessim.plan.candidates import Candidate, PlanProblem, order, refined, settled, simulate
 from dessim.plan.choose import Chosen, choose
 from dessim.plan.limits import MANY_GPUS, MANY_TABLES
 from dessim.plan.loads import Loads, loads_of
@@ -39,7 +39,7 @@ _SPLIT = 6  # of the best candidates, those whose tables are split further
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RankedPlans:
     """The plans of one number of GPUs, the fastest first.
 
     `bound_s`, `gap`: a lower bound of every plan's estimate from HiGHS, and how far the best estimate is above it.
@@ -76,39 +76,45 @@ class Found:
         return [number > 0 and is_tie(best, c.row.to_json()) for number, c in enumerate(self.candidates)]
 
 
-def search(asked: Search, progress: Progress) -> Found:
+def search(problem: PlanProblem, progress: Progress) -> RankedPlans:
     """Plan a job on one number of GPUs. Raises CapacityError if nothing fits, UsageError, and OutOfTime."""
-    cluster, n = asked.cluster, asked.gpus
+    cluster, n = problem.cluster, problem.gpus
     cluster.require(n)
     server = _server(cluster, n)
     # A user who pins a table to a server does not say how many GPUs that has.
-    on_server = {table for table, choice in asked.pinned.items() if choice.strategy == ON_SERVERS}
-    pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in asked.pinned.items()}
-    many = n > MANY_GPUS and not on_server and len(set(asked.strategies) - {SPILT}) > 1
-    strategies = [name for name in asked.strategies if name != ON_SERVERS or not many]
-    routed = asked.routed or RouteCache(cluster)
-    asked = replace(asked, pinned=pinned, strategies=strategies, routed=routed)
+    on_server = {table for table, choice in problem.pinned.items() if choice.strategy == ON_SERVERS}
+    pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in problem.pinned.items()}
+    many = n > MANY_GPUS and not on_server and len(set(problem.strategies) - {SPILT}) > 1
+    strategies = [name for name in problem.strategies if name != ON_SERVERS or not many]
+    routed = problem.routed or RouteCache(cluster)
+    problem = replace(problem, pinned=pinned, strategies=strategies, routed=routed)
     gpu = cluster.device(range(n), "dessim plan")
-    symbols = asked.job.symbols(n, asked.batch // n)
+    symbols = problem.job.symbols(n, problem.batch // n)
     loads = loads_of(
-        asked.model, symbols, gpu.shared_by(n), simulated_rates(routed, n, server), asked.graphs, server, asked.codecs
+        problem.model,
+        symbols,
+        gpu.shared_by(n),
+        simulated_rates(routed, n, server),
+        problem.graphs,
+        server,
+        problem.codecs,
     )
-    loads, bound, placed = _with_spilt(asked, loads, gpu, symbols, progress.within(0, 2))
-    best = [*_finalists(placed), *in_replicas(asked, gpu, routed, server)]
-    simulated, refused = simulate(asked, best, progress.within(1, 2))
-    simulated += refined(asked, loads, simulated)
+    loads, bound, placed = _with_spilt(problem, loads, gpu, symbols, progress.within(0, 2))
+    best = [*_finalists(placed), *in_replicas(problem, gpu, routed, server)]
+    simulated, refused = simulate(problem, best, progress.within(1, 2))
+    simulated += refined(problem, loads, simulated)
     ranked = sorted(simulated, key=order)
-    if asked.network == "packet":
-        ranked = settled(asked, ranked)
+    if problem.network == "packet":
+        ranked = settled(problem, ranked)
     gap = min(found.seconds for found in placed) / bound - 1
-    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), loaded(asked, ranked[0].plan), refused)
+    return RankedPlans(n, problem.batch, tuple(ranked), bound, max(gap, 0.0), loaded(problem, ranked[0].plan), refused)
 
 
-def loaded(asked: Search, plan: Plan) -> ByRank:
+def loaded(problem: PlanProblem, plan: Plan) -> ByRank:
     """The loads of each rank under a plan of a job."""
-    gpu = asked.cluster.device(range(asked.gpus), "dessim plan")
-    symbols = asked.job.symbols(asked.gpus, asked.batch // asked.gpus)
-    return load_by_rank(asked.job, gpu, replace(plan, graphs=asked.graphs), symbols)
+    gpu = problem.cluster.device(range(problem.gpus), "dessim plan")
+    symbols = problem.job.symbols(problem.gpus, problem.batch // problem.gpus)
+    return load_by_rank(problem.job, gpu, replace(plan, graphs=problem.graphs), symbols)
 
 
 def _server(cluster: Cluster, n: int) -> int:
@@ -129,67 +135,67 @@ def _finalists(placed: Sequence[Placed]) -> list[Placed]:
 
 
 def _with_spilt(
-    asked: Search, loads: Loads, gpu: Gpu, symbols: Mapping[str, float], progress: Progress
+    problem: PlanProblem, loads: Loads, gpu: Gpu, symbols: Mapping[str, float], progress: Progress
 ) -> tuple[Loads, float, list[Placed]]:
     """The candidates, those with spilt tables among them where memory is short, with their bound and all loads.
 
     Raises CapacityError where nothing fits.
     """
-    on_gpus = replace(asked, strategies=[name for name in asked.strategies if name != SPILT])
+    on_gpus = replace(problem, strategies=[name for name in problem.strategies if name != SPILT])
     found = _candidates(on_gpus, loads, progress)
-    bandwidth = to_host_of(asked.cluster, asked.gpus) if SPILT in asked.strategies else None
+    bandwidth = to_host_of(problem.cluster, problem.gpus) if SPILT in problem.strategies else None
     if bandwidth is None or (found is not None and not memory_is_short(loads, found[1])):
         if found is None:
-            raise CapacityError(too_large(on_gpus, loads, gpu, spill_advice(asked)))
+            raise CapacityError(too_large(on_gpus, loads, gpu, spill_advice(problem)))
         return loads, *found
-    hosts = memory_of_hosts(asked.cluster, asked.gpus)
-    loads = with_caches(loads, asked.model, symbols, bandwidth, hosts)
-    chosen = choose(loads, asked.strategies, asked.pinned)
+    hosts = memory_of_hosts(problem.cluster, problem.gpus)
+    loads = with_caches(loads, problem.model, symbols, bandwidth, hosts)
+    chosen = choose(loads, problem.strategies, problem.pinned)
     if found is None:
-        found = _candidates(asked, loads, progress) or _roomier(asked, loads, chosen)
+        found = _candidates(problem, loads, progress) or _roomier(problem, loads, chosen)
         if found is None:
-            raise CapacityError(too_large(asked, loads, gpu))
+            raise CapacityError(too_large(problem, loads, gpu))
         return loads, *found
     bound, placed = found
     if chosen is not None:
-        nodes = asked.cluster.node_of(np.arange(asked.gpus))
-        spilt = place(loads, chosen.choices, asked.model.widths, nodes)
+        nodes = problem.cluster.node_of(np.arange(problem.gpus))
+        spilt = place(loads, chosen.choices, problem.model.widths, nodes)
         bound = min(bound, chosen.bound)
         if spilt is not None and all(spilt.tables != one.tables for one in placed):
             placed = [*placed, spilt]
     return loads, bound, placed
 
 
-def _roomier(asked: Search, loads: Loads, best: Chosen | None) -> tuple[float, list[Placed]] | None:
+def _roomier(problem: PlanProblem, loads: Loads, best: Chosen | None) -> tuple[float, list[Placed]] | None:
     """A plan for less memory where none of the `best` choices can be placed, with their bound; None if there is none.
 
     The program that chooses knows only the mean of a GPU, and where memory is short no placement may reach it.
     """
     if best is None:
         return None
-    widths, nodes = asked.model.widths, asked.cluster.node_of(np.arange(asked.gpus))
+    widths, nodes = problem.model.widths, problem.cluster.node_of(np.arange(problem.gpus))
     for room in _ROOMS:
-        chosen = choose(replace(loads, room=room * loads.room), asked.strategies, asked.pinned)
+        chosen = choose(replace(loads, room=room * loads.room), problem.strategies, problem.pinned)
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
         if placed is not None:
             return best.bound, [placed]
     return None
 
 
-def _candidates(asked: Search, loads: Loads, progress: Progress) -> tuple[float, list[Placed]] | None:
+def _candidates(problem: PlanProblem, loads: Loads, progress: Progress) -> tuple[float, list[Placed]] | None:
     """A bound of all plans, and the best plan of each set of strategies, different plans only; None where nothing fits.
 
     Where tables may be spilt, only the set of all strategies and those of one are tried.
     """
-    widths, nodes = asked.model.widths, asked.cluster.node_of(np.arange(asked.gpus))
-    best = choose(loads, asked.strategies, asked.pinned)
+    widths, nodes = problem.model.widths, problem.cluster.node_of(np.arange(problem.gpus))
+    best = choose(loads, problem.strategies, problem.pinned)
     if best is None:
         return None
     found: dict[tuple[TablePlan, ...], Placed] = {}
     may_split: list[tuple[Placed, Chosen]] = []
     offered = {choice.family for choice in loads.by_choice}
-    strategies = [name for name in asked.strategies if name != SPILT and (name in offered or name != ON_SERVERS)]
-    spills = [SPILT] if SPILT in asked.strategies else []
+    strategies = [name for name in problem.strategies if name != SPILT and (name in offered or name != ON_SERVERS)]
+    spills = [SPILT] if SPILT in problem.strategies else []
     sizes = dict.fromkeys((len(strategies), 1)) if spills else range(len(strategies), 0, -1)
     sets = [family for size in sizes for family in combinations(strategies, size)]
     solved: list[tuple[set[str], set[str]]] = []  # the strategies that were allowed, and those that were used
@@ -200,9 +206,9 @@ def _candidates(asked: Search, loads: Loads, progress: Progress) -> tuple[float,
         if loads.tables > MANY_TABLES and any(used <= set(families) <= among for among, used in solved):
             continue
         everything = len(families) == len(strategies)
-        chosen: Chosen | None = best if everything else choose(loads, [*families, *spills], asked.pinned)
+        chosen: Chosen | None = best if everything else choose(loads, [*families, *spills], problem.pinned)
         if chosen is not None:
-            free = {choice.family for table, choice in enumerate(chosen.choices) if table not in asked.pinned}
+            free = {choice.family for table, choice in enumerate(chosen.choices) if table not in problem.pinned}
             solved.append((set(families), free))
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
         if chosen is not None and placed is not None and placed.tables not in found:
@@ -211,7 +217,7 @@ def _candidates(asked: Search, loads: Loads, progress: Progress) -> tuple[float,
                 may_split.append((placed, chosen))
     if not found:
         return None
-    movable = [table for table in range(len(widths)) if table not in asked.pinned]
+    movable = [table for table in range(len(widths)) if table not in problem.pinned]
     for placed, chosen in sorted(may_split, key=lambda pair: rounded(pair[0].seconds))[:_SPLIT]:
         better = split_further(loads, chosen.choices, placed, widths, nodes, movable)
         found.setdefault(better.tables, better)

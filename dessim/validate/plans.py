@@ -33,7 +33,7 @@ from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Projection
 from dessim.errors import LabError
 from dessim.lab.priority import first
-from dessim.plan.candidates import Search
+from dessim.plan.candidates import PlanProblem
 from dessim.plan.search import search
 from dessim.sim.progress import Progress
 from dessim.trace.io import load_trace
@@ -198,7 +198,7 @@ def _kept(trained: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_ours(job: PlannedJob, bed: Cluster) -> dict[str, JobPlan]:
     """The plans of a job, and the planner's, which replaces an equal one."""
-    asked = Search(
+    problem = PlanProblem(
         job=Job.of_model(job.model),
         cluster=bed,
         gpus=bed.n_gpus,
@@ -207,7 +207,7 @@ def _with_ours(job: PlannedJob, bed: Cluster) -> dict[str, JobPlan]:
         network="packet",
         replicas=[1],  # des_ref.steps times one
     )
-    ours = search(asked, Progress()).job_plan()
+    ours = search(problem, Progress()).job_plan()
     return {name: plan for name, plan in job.plans.items() if plan != ours} | {OURS: ours}
 
 

@@ -194,7 +194,9 @@ def _rates(plan: Plan, symbols: Mapping[str, float], rate_of: RateOf) -> dict[st
     """The rate of each collective of a plan, near its size with all tables in one strategy."""
     of_job = plan.symbols(symbols)
     return {
-        op.name: rate_of(op.collective, op.even_size(of_job), op.span) for op in plan.ops if op.collective is not None
+        op.name: rate_of(op.collective, op.even_size(of_job), op.participants)
+        for op in plan.ops
+        if op.collective is not None
     }
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.formula import Formula, group, renamed, symbol
-from dessim.workload.plan import OwnerRole, PlannedOp, Span, TableGroup, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, Participants, PlannedOp, TableGroup, Traffic, collective, compute
 from dessim.workload.symbols import L, k, s
 
 R = symbol("R")
@@ -55,7 +55,7 @@ def in_blocks(ops: Sequence[PlannedOp], of: TableGroup) -> list[PlannedOp]:
     found: list[PlannedOp] = []
     for op in ops:
         if op.kind is Kind.COLLECTIVE:
-            op = replace(op, span=Span.SERVER)
+            op = replace(op, participants=Participants.SERVER)
         if op.name == f"{_UPDATE}.{of.name}":
             found += _exchange(of, op.deps)
             op = replace(renamed(op, {of.symbol("U"): of.symbol("UR")}), deps=(f"replica_sum.{of.name}",))
@@ -90,4 +90,4 @@ def _exchange(of: TableGroup, after: tuple[str, ...]) -> list[PlannedOp]:
 def _between(name: str, traffic: Traffic, size: Formula, *deps: str) -> PlannedOp:
     role = OwnerRole.NONE if traffic is Traffic.CONTROL else OwnerRole.WORKS
     op = collective(name, Phase.BACKWARD, Collective.ALL_GATHER, traffic, size, *deps, role=role)
-    return replace(op, span=Span.BETWEEN)
+    return replace(op, participants=Participants.BETWEEN)

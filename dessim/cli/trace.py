@@ -62,20 +62,20 @@ def trace_collectives(
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
-    from dessim.commands.trace_collectives import hold_against
+    from dessim.commands.trace_collectives import predict_collectives
     from dessim.errors import CheckFailed
-    from dessim.results.show import print_held
+    from dessim.results.show import print_predicted_trace
     from dessim.trace.io import load_trace
     from dessim.units import parse_share, percent
 
     most = parse_quantity("--bound", bound, parse_share)
-    held = hold_against(load_trace(trace), with_profile(load_cluster(cluster), transport))
+    predicted = predict_collectives(load_trace(trace), with_profile(load_cluster(cluster), transport))
     if json:
-        print_json({**held.to_json(), "bound": most})
+        print_json({**predicted.to_json(), "bound": most})
     else:
-        print_held(held.to_json())
-    if held.median_error > most:
-        raise CheckFailed(f"{trace}: median error {percent(held.median_error)} is more than {percent(most)}")
+        print_predicted_trace(predicted.to_json())
+    if predicted.median_error > most:
+        raise CheckFailed(f"{trace}: median error {percent(predicted.median_error)} is more than {percent(most)}")
 
 
 @trace.command("import")

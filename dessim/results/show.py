@@ -215,7 +215,7 @@ def _rates(link: Values) -> str:
     return f"{link['capacity_GBps']:g}{fastest} GB/s"
 
 
-def print_held(found: Values) -> None:
+def print_predicted_trace(found: Values) -> None:
     """Print each recorded collective, measured and predicted; then the errors, and the fit where there is one."""
     fitted = found["op_overhead_s"] is not None
     rows = [

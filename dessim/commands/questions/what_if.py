@@ -69,7 +69,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class JointChange:
     """Several changes at once, of different quantities."""
 
     changes: tuple[Change, ...]
@@ -89,7 +89,7 @@ class Together:
         return cluster
 
 
-AnyChange = Change | Together
+AnyChange = Change | JointChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def parse_change(text: str, cluster: Cluster, recorded: bool = False) -> AnyChan
             raise UsageError(f"--what-if {text[:80]!r}: {change.name} is changed twice; write one factor")
         require(change, cluster, recorded)
         changes.append(change)
-    return changes[0] if len(changes) == 1 else Together(tuple(changes))
+    return changes[0] if len(changes) == 1 else JointChange(tuple(changes))
 
 
 def require(change: Change, cluster: Cluster, recorded: bool = False) -> None:

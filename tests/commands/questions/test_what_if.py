@@ -13,7 +13,7 @@ from dessim.commands.project import project, run_projection
 from dessim.commands.questions.what_if import (
     NAMES,
     Change,
-    Together,
+    JointChange,
     parse_changes,
     what_if_projected,
     what_if_replayed,
@@ -68,7 +68,7 @@ def test_changes_at_once_equal_one_after_the_other() -> None:
     rows = run_projection(REQUEST)
     text = "2x:nic_rate+2x:batch+0:latency"
     (both,) = parse_changes(text, CLUSTER)
-    assert both == Together((Change(2.0, "nic_rate"), Change(2.0, "batch"), Change(0.0, "latency")))
+    assert both == JointChange((Change(2.0, "nic_rate"), Change(2.0, "batch"), Change(0.0, "latency")))
     assert str(both) == text and both.of_batch == 2.0
     faster = scaled(scaled(CLUSTER, "nic_rate", 2.0), "latency", 0.0)
     by_hand = project(JOB, faster, REQUEST.strategies, REQUEST.gpus, 2 * rows[0].batch // rows[0].gpus)

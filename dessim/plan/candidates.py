@@ -1,4 +1,4 @@
-"""Candidates of a job on one number of GPUs: plans that are simulated, and those found near the best of them."""
+"""Candidates of a job on one number of GPUs: simulated plans, and further ones found near the best of them."""
 
 from __future__ import annotations
 
@@ -77,9 +77,10 @@ class PlanProblem:
 class Candidate:
     """A simulated plan: of `tables`, or of a strategy for the whole model if there are none.
 
-    `estimate_s`: its step by formula; None for strategies of whole models. `source`: the file of a plan that was given;
-    empty for those that were found. `codecs`: the formats in which its values travel.
-    `replicas`: of the tables.
+    `estimate_s`: its step by formula; None for strategies of whole models, and for given plans.
+    `source`: the file of a given plan; empty for those that were found.
+    `codecs`: the formats in which its values travel.
+    `replicas`: the number of replicas of the tables.
     """
 
     row: Projection
@@ -130,9 +131,9 @@ class _Unpriced(NamedTuple):
 def simulate(
     problem: PlanProblem, best: Sequence[Placed], progress: Progress
 ) -> tuple[list[Candidate], tuple[str, ...]]:
-    """The finalists, the strategies of whole models and given plans, simulated; and which given plans do not fit.
+    """The finalists, the strategies of whole models and given plans, simulated; and why some given plans do not fit.
 
-    Raises CapacityError if none fits.
+    Raises CapacityError if none fits, and UsageError if none sends what the codecs encode.
     """
     whole = {} if problem.pinned else _whole_plans(problem)
     best = [placed for placed in best if _only_strategy(placed) not in whole]
@@ -145,13 +146,13 @@ def simulate(
         raise UsageError(f"--codecs {problem.codecs}: no plan of {problem.model.name} sends what they encode")
     rows = _rows(problem, [candidate.plan for candidate in candidates], progress)
     pairs = list(zip(rows, candidates, strict=True))
-    found = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
+    simulated = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
     misfits = [(candidate.source, row) for row, candidate in pairs if isinstance(row, Misfit)]
-    return found, tuple(f"{file}: {row.reason}" for file, row in misfits if file)
+    return simulated, tuple(f"{file}: {row.reason}" for file, row in misfits if file)
 
 
 def step_of(candidate: Candidate) -> float:
-    """Seconds of its step, to nine digits."""
+    """Seconds of a candidate's step, to nine digits."""
     return rounded(candidate.row.breakdown.step_time_s)
 
 
@@ -169,12 +170,12 @@ def recoded(problem: PlanProblem, candidate: Candidate, codecs: CodecConfig) -> 
 
 def _composed(problem: PlanProblem, placed: Sequence[Placed]) -> list[_Unpriced]:
     """The candidates of `placed`, without those that send nothing to encode where codecs are asked for."""
-    found: list[_Unpriced] = []
+    unpriced: list[_Unpriced] = []
     for one in placed:
         with suppress(UsageError):
             plan, own = encoded(compose(problem.model, one.tables, one.replicas), problem.model, problem.codecs)
-            found.append(_Unpriced(plan, one.tables, one.seconds, "", own, one.replicas))
-    return found
+            unpriced.append(_Unpriced(plan, one.tables, one.seconds, "", own, one.replicas))
+    return unpriced
 
 
 def _rows(problem: PlanProblem, plans: Sequence[Plan], progress: Progress, rough: bool = True) -> list[Row]:
@@ -196,7 +197,7 @@ def _rows(problem: PlanProblem, plans: Sequence[Plan], progress: Progress, rough
 
 def refined(problem: PlanProblem, loads: Loads, simulated: Sequence[Candidate]) -> list[Candidate]:
     """Further plans near the best of `simulated` that has a strategy for each table and was not given."""
-    found: list[Candidate] = []
+    further: list[Candidate] = []
 
     def simulated_steps(changed: Sequence[Placed]) -> dict[tuple[TablePlan, ...], float]:
         unpriced = _composed(problem, changed)
@@ -204,7 +205,7 @@ def refined(problem: PlanProblem, loads: Loads, simulated: Sequence[Candidate]) 
             rows = _rows(problem, [one.plan for one in unpriced], Progress()) if unpriced else []
             pairs = zip(rows, unpriced, strict=True)
             new = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
-            found.extend(new)
+            further.extend(new)
             return {one.tables: one.row.breakdown.step_time_s for one in new}
         return {}
 
@@ -213,7 +214,7 @@ def refined(problem: PlanProblem, loads: Loads, simulated: Sequence[Candidate]) 
     starts = {tables: one.row.breakdown.step_time_s for tables, one in of_tables[:_STARTS]}
     nodes = problem.cluster.node_of(np.arange(problem.gpus))
     refine(loads, starts, problem.strategies, problem.pinned, problem.model.widths, nodes, simulated_steps)
-    return found
+    return further
 
 
 def settled(problem: PlanProblem, ranked: Sequence[Candidate]) -> list[Candidate]:
@@ -228,9 +229,9 @@ def settled(problem: PlanProblem, ranked: Sequence[Candidate]) -> list[Candidate
     return [one for one, _ in pairs]
 
 
-def order(found: Candidate) -> tuple[float, bool, bool]:
-    """Fastest first; of equal plans those of tables, and ours before given ones."""
-    return step_of(found), not found.tables, bool(found.source)
+def order(candidate: Candidate) -> tuple[float, bool, bool]:
+    """Fastest first; ties prefer plans of tables, then found plans to given ones."""
+    return step_of(candidate), not candidate.tables, bool(candidate.source)
 
 
 def _tables_of(problem: PlanProblem, candidate: Candidate) -> tuple[TablePlan, ...]:
@@ -250,8 +251,10 @@ def _only_strategy(placed: Placed) -> str:
 
 
 def _whole_plans(problem: PlanProblem) -> dict[str, tuple[Plan, CodecConfig]]:
-    """The plans of the strategies that can train the whole model, and their codecs, by name, without those that tables
-    must not have."""
+    """The plan and the codecs of each strategy that can train the whole model, by name.
+
+    Strategies that tables must not have are left out.
+    """
     plans = {}
     for name in WHOLE:
         if name in problem.strategies or not (problem.by_table or name in TABLE_STRATEGIES):

@@ -25,7 +25,7 @@ Allowed = Mapping[Buffer, Sequence[str]]
 """The codecs that each kind of values may have, as text, in the order in which the user names them."""
 EXACT = "fp32"
 NONE: Allowed = dict.fromkeys(Buffer, (EXACT,))
-"""Values as they are."""
+"""No codec for any kind of values."""
 
 
 def parse_allowed(text: str) -> Allowed:
@@ -50,23 +50,23 @@ def search_codecs(problem: PlanProblem, allowed: Allowed, progress: Progress) ->
     if starts == [PLAIN]:
         return search(problem, progress)
     problem = replace(problem, routed=RouteCache(problem.cluster))
-    found: list[RankedPlans] = []
+    searched: list[RankedPlans] = []
     reasons: list[CapacityError] = []
     for number, codecs in enumerate(starts):
         require_floats(problem.model, codecs)
         try:
-            found.append(search(_with(problem, codecs), progress.within(number, len(starts), "codecs")))
+            searched.append(search(_with(problem, codecs), progress.within(number, len(starts), "codecs")))
         except CapacityError as error:
             reasons.append(error)
-        problem = replace(problem, given={})  # they compete once, as they are
-    if not found:
+        problem = replace(problem, given={})  # given plans compete once, as they are
+    if not searched:
         raise reasons[0]
-    candidates = [candidate for one in found for candidate in one.candidates]
+    candidates = [candidate for one in searched for candidate in one.candidates]
     candidates += _other_kinds(problem, min(candidates, key=order), allowed)
     ranked = tuple(sorted(candidates, key=order))
-    bound = min(one.bound_s for one in found)
-    best = min(one.bound_s * (1 + one.gap) for one in found)
-    refused = tuple(reason for one in found for reason in one.refused)
+    bound = min(one.bound_s for one in searched)
+    best = min(one.bound_s * (1 + one.gap) for one in searched)
+    refused = tuple(reason for one in searched for reason in one.refused)
     return RankedPlans(
         problem.gpus, problem.batch, ranked, bound, best / bound - 1, loaded(problem, ranked[0].plan), refused
     )
@@ -83,7 +83,7 @@ def _starts(allowed: Allowed) -> list[CodecConfig]:
 
 
 def _with(problem: PlanProblem, codecs: CodecConfig) -> PlanProblem:
-    """The search with these codecs, which leave whole the rows that they encode. Raises UsageError."""
+    """The problem with these codecs. They encode whole rows, so no columns are split. Raises UsageError."""
     if not set(codecs.by_buffer) - {Buffer.DENSE}:
         return replace(problem, codecs=codecs)
     split = [table for table, choice in problem.pinned.items() if choice.family == "column_wise"]
@@ -96,7 +96,7 @@ def _with(problem: PlanProblem, codecs: CodecConfig) -> PlanProblem:
 
 
 def _other_kinds(problem: PlanProblem, best: Candidate, allowed: Allowed) -> list[Candidate]:
-    """`best` with the other codecs of each kind of values, one kind after the other; the fastest is changed further."""
+    """`best` with other codecs, simulated: one kind of values after the other, each from the fastest plan so far."""
     known = {str(best.codecs)}
     tried: list[Candidate] = []
     for buffer in Buffer:

@@ -45,11 +45,11 @@ def test_they_compete_and_are_projected_to_the_planned_step(tmp_path: Path) -> N
         replicas=[2],
     )
     (scale,) = run_plan(only).scales
-    best, without = scale.found.candidates
+    best, without = scale.plans.candidates
     assert best.row.strategy == "3 row_all_to_all, 2 replicas" and without.row.strategy == "row_all_to_all"
     assert best.replicas == 2 and best.row.memory.rows == pytest.approx(2 * without.row.memory.rows)
     assert best.estimate_s == pytest.approx(best.row.breakdown.step_time_s, rel=0.3)
-    write_plan(out, scale.found.job_plan(), sized, machine)
+    write_plan(out, scale.plans.job_plan(), sized, machine)
     code, text, error = run("project", "--model", model, "--cluster", CLUSTER, "--plan", out, "--json")
     assert code == 0, error
     (row,) = json.loads(text)["projection"]

@@ -88,9 +88,9 @@ def assert_unchanged(
     path: str | Path, result: ProjectResult | ReplayResult | None = None, *, tolerance: float | None = None
 ) -> None:
     """Raise AssertionError, with what changed and why, if `check` finds a change; for tests."""
-    found = check(path, result, tolerance=tolerance)
-    if not found.is_unchanged:
-        raise AssertionError(str(found))
+    checked = check(path, result, tolerance=tolerance)
+    if not checked.is_unchanged:
+        raise AssertionError(str(checked))
 
 
 def _question(result: ProjectResult | ReplayResult) -> Question:

@@ -199,10 +199,10 @@ def plan_job(
     ).checked()
     arguments.check()
     loaded, machine = _job(job), _cluster(cluster)
-    found = run_plan(arguments.request(loaded, machine), progress)
+    planned = run_plan(arguments.request(loaded, machine), progress)
     if out is not None:
-        write_plan(Path(out), found.job_plan(), loaded.model, machine)
-    return PlanResult.from_json({"cluster": machine.name, "model": loaded.model.name, **found.to_json()})
+        write_plan(Path(out), planned.job_plan(), loaded.model, machine)
+    return PlanResult.from_json({"cluster": machine.name, "model": loaded.model.name, **planned.to_json()})
 
 
 def collective(
@@ -258,8 +258,8 @@ def collective(
         network=network,
         folding=folding,
     ).checked()
-    found = time_collective(arguments.request(machine), progress)
-    return CollectiveResult.from_json({"cluster": machine.name, **found.to_json()})
+    measured = time_collective(arguments.request(machine), progress)
+    return CollectiveResult.from_json({"cluster": machine.name, **measured.to_json()})
 
 
 def goodput(

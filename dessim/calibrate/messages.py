@@ -205,17 +205,17 @@ def _spread(rounds: Sequence[_Round], wire: _Wire) -> Spread | None:
 
     None where half of the sizes are too few for a fit.
     """
-    found = []
+    errors = []
     for kept, others in halves(rounds, lambda r: r.size):
         costs = _fit(kept, wire)
         if costs is None:
             return None
-        found += [
+        errors += [
             LeftOut("message", r.size, True, math.log(predicted / r.seconds))
             for r in others
             if not r.is_fan_in and (predicted := _seconds(r, costs, wire)) > 0
         ]
-    return spread_between_servers(found)
+    return spread_between_servers(errors)
 
 
 def _seconds(r: _Round, costs: _Costs, wire: _Wire) -> float:

@@ -78,14 +78,14 @@ def replay(
     request, changes = arguments.request(loaded, machine), arguments.changes(machine)
     try:
         with showing_progress(time_budget) as progress:
-            result, found = replay_object(request, changes, progress)
+            result, values = replay_object(request, changes, progress)
     except OutOfTime as cut:
         header = loaded.header
         known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
         stop_partial(cut, known, json, "replay fewer ranks or steps", timeline, golden, html)
     if golden is not None:
         named_question = NamedQuestion(named_job, named_cluster, arguments)
-        write_golden(golden, Question(loaded, machine, arguments, named_question), found)
+        write_golden(golden, Question(loaded, machine, arguments, named_question), values)
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
     if html is not None:
@@ -99,8 +99,8 @@ def replay(
             ("cluster", cluster_line(machine)),
             ("batch", batch_of(loaded.header)),
         ]
-        write_page(html, replay_page(found, loaded.header.name, result.step_rows(), machine, question, earlier))
+        write_page(html, replay_page(values, loaded.header.name, result.step_rows(), machine, question, earlier))
     if json:
-        print_json({**found, "partial": False})
+        print_json({**values, "partial": False})
     else:
-        print_replay(found)
+        print_replay(values)

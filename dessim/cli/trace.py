@@ -24,11 +24,11 @@ def trace_info(trace: TraceArgument, json: JsonOption = False) -> None:
     from dessim.trace.describe import describe_trace
     from dessim.trace.io import load_trace
 
-    found = describe_trace(load_trace(trace))
+    described = describe_trace(load_trace(trace))
     if json:
-        print_json(found)
+        print_json(described)
     else:
-        print_trace(found)
+        print_trace(described)
 
 
 @trace.command("check")
@@ -103,22 +103,22 @@ def trace_import(
     if not name or not out.name.endswith(".trace"):
         raise UsageError(f"--out {out}: name the folder NAME.trace")
     check_free(out)
-    found = import_kineto(profiles, name)
-    write_trace(out, found.header, found.ranks)
-    header = found.header
+    imported = import_kineto(profiles, name)
+    write_trace(out, imported.header, imported.ranks)
+    header = imported.header
     summary = {
         "trace": str(out),
         "ranks": header.world_size,
         "backend": header.backend,
         "device": header.device,
         "steps": list(header.recorded_steps),
-        "ops": sum(len(ops) for ops in found.ranks),
-        "lacking": list(found.lacking),
+        "ops": sum(len(ops) for ops in imported.ranks),
+        "lacking": list(imported.lacking),
     }
     if json:
         print_json(summary)
         return
     where = f"{header.world_size} ranks ({header.backend} on {header.device})"
     print(f"{out}: {where}, {len(header.recorded_steps)} steps, {summary['ops']:,} ops")
-    for sentence in found.lacking:
+    for sentence in imported.lacking:
         print(f"lacking: {sentence}")

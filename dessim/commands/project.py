@@ -192,8 +192,8 @@ def _row(
         )
 
     if several:
-        found = median_step(workload, max(gpu.variation for gpu in gpus), run, progress, runs)
-        record, split = found.record, found.breakdown()
+        median = median_step(workload, max(gpu.variation for gpu in gpus), run, progress, runs)
+        record, split = median.record, median.breakdown()
     else:
         record = run(workload, progress)
         split = breakdown(record)

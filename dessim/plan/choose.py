@@ -29,7 +29,7 @@ _TOLERANCE = 4e-3
 _MAX_BRANCHES = 200
 """Nodes of branch and bound after which HiGHS stops. A limit of time would make the plan depend on the machine."""
 _HASHED_WORKERS = 48
-"""Where tables are spread by hash, the program has rows for this many workers: those that own the most of some table."""
+"""Workers that the program has rows for where tables are spread by hash: those that own the most of some table."""
 _TIMED = STAGES[:3]
 
 

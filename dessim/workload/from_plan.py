@@ -38,8 +38,8 @@ def workload_from_plan(
             names = {op: name for op, (name, _) in own.items()}
             for op in plan.collectives:
                 if (op.name, names[op.name]) not in by_group:
-                    found = _loads(op, totals[op.name], owners, own[op.name][1])
-                    by_group[op.name, names[op.name]] = found
+                    loads_of_op = _loads(op, totals[op.name], owners, own[op.name][1])
+                    by_group[op.name, names[op.name]] = loads_of_op
             loads = {op: by_group[op, name] for op, name in names.items()}
             classes.append(RankClass(ranks, _tasks(plan, sizes, names, loads, seconds, steps)))
     return Workload(plan.strategy, n, tuple(classes), groups, tuple(range(steps)))

@@ -179,9 +179,9 @@ class TablesLaw:
 
     def counted(self, draws: float, samples: float, beyond: float = 0.0) -> float:
         """As `ZipfLaw.counted`."""
-        found = [(share, *part.weighed(samples * draws * share, hot)) for part, share, hot in self.tables(beyond)]
-        first = sum(share * mean for share, mean, _ in found)
-        second = sum(share * squared for share, _, squared in found)
+        weighed = [(share, *part.weighed(samples * draws * share, hot)) for part, share, hot in self.tables(beyond)]
+        first = sum(share * mean for share, mean, _ in weighed)
+        second = sum(share * squared for share, _, squared in weighed)
         return draws * first**2 / second if second else 0.0
 
     def tables(self, hot: float = 0.0) -> tuple[tuple[ZipfLaw, float, float], ...]:

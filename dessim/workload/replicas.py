@@ -52,15 +52,15 @@ def symbols_of_blocks(job: Mapping[str, float], replicas: int) -> dict[str, floa
 
 def in_blocks(ops: Sequence[PlannedOp], of: TableGroup) -> list[PlannedOp]:
     """The ops of a group, whose symbols are renamed, in each block, with the exchange of gradients between blocks."""
-    found: list[PlannedOp] = []
+    changed: list[PlannedOp] = []
     for op in ops:
         if op.kind is Kind.COLLECTIVE:
             op = replace(op, participants=Participants.SERVER)
         if op.name == f"{_UPDATE}.{of.name}":
-            found += _exchange(of, op.deps)
+            changed += _exchange(of, op.deps)
             op = replace(renamed(op, {of.symbol("U"): of.symbol("UR")}), deps=(f"replica_sum.{of.name}",))
-        found.append(op)
-    return found
+        changed.append(op)
+    return changed
 
 
 def _exchange(of: TableGroup, after: tuple[str, ...]) -> list[PlannedOp]:

@@ -93,7 +93,7 @@ def with_copies(ops: Sequence[PlannedOp], of: TableGroup, names: Mapping[str, st
 def by_worker(of: TableGroup, model: Model, job: Mapping[str, float]) -> dict[str, Floats]:
     """The values of SYMBOLS on each of a job's workers [workers]."""
     n = int(job["N"])
-    found = {name: np.zeros(n) for name in SYMBOLS}
+    totals = {name: np.zeros(n) for name in SYMBOLS}
     tables = model.law.tables()
     distinct = counts_by_table(model, job)["U"]
     distinct = distinct * (job["U"] / distinct.sum())  # a job's own count of ids takes precedence over the law's
@@ -110,10 +110,10 @@ def by_worker(of: TableGroup, model: Model, job: Mapping[str, float]) -> dict[st
         missed = read * misses(law, draws, owners * cached) / law.unique(draws)
         rows = {"M": missed, "H": law.vocabulary / owners, "C": cached}
         for which, count in rows.items():
-            found[f"{which}V"][ranks] += count
-            found[f"{which}W"][ranks] += count * floats["W"]
-            found[f"{which}O"][ranks] += count * floats["O"]
-    return found
+            totals[f"{which}V"][ranks] += count
+            totals[f"{which}W"][ranks] += count * floats["W"]
+            totals[f"{which}O"][ranks] += count * floats["O"]
+    return totals
 
 
 def _ranks(of: TableGroup, shard: Shard, n: int) -> slice:

@@ -162,10 +162,10 @@ def _sharding(table: TablePlan, rows: int, width: int, local_ranks: Sequence[int
 def differences(tables: Sequence[TablePlan], model: Model) -> list[str]:
     """What TorchRec does otherwise than the simulation of these tables."""
     used = {table.strategy for table in tables}
-    found = list(dict.fromkeys(text for strategy, text in _DIFFERENCES.items() if strategy in used))
+    differences = list(dict.fromkeys(text for strategy, text in _DIFFERENCES.items() if strategy in used))
     if set(model.row_widths) != {"v"}:
-        found.append(f"rows of {model.name} hold more than an embedding, TorchRec's tables nothing else")
-    return found
+        differences.append(f"rows of {model.name} hold more than an embedding, TorchRec's tables nothing else")
+    return differences
 
 
 def read_file(path: Path) -> ShardingFile:
@@ -189,22 +189,22 @@ def read_torchrec(
     file = read_file(path)
     if file.world_size < 1:
         raise FileError(path, "world_size", f"{file.world_size} ranks; a job needs at least 1")
-    found: dict[str, Sharding] = {}
+    shardings: dict[str, Sharding] = {}
     for tables in file.plan.values():
         for name, sharding in tables.items():
-            if name in found:
+            if name in shardings:
                 raise FileError(path, name, "is planned twice")
-            found[name] = sharding
+            shardings[name] = sharding
     names = table_names(model)
-    for name in found:
+    for name in shardings:
         if name not in names:
             raise FileError(path, name, f"is no table of {model.name}")
     rows, planned = rows_of(model), []
     for number, name in enumerate(names):
-        if name not in found:
+        if name not in shardings:
             raise FileError(path, "plan", f"{table_name(model, number)} of {model.name} is left out")
         shape = (rows[number], model.widths[number])
-        planned.append(_table(path, name, found[name], shape, file.world_size))
+        planned.append(_table(path, name, shardings[name], shape, file.world_size))
         if planned[-1].is_split and not can_split_columns(model):
             problem = f"the rows of {model.name} have more than columns of an embedding, and have one owner"
             raise FileError(path, name, problem)

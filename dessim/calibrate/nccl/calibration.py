@@ -70,12 +70,12 @@ def _fitted(
 
 def _curves(readings: Sequence[Reading], factors: Factors) -> list[Curve]:
     """A curve for each op and shape with enough sizes."""
-    found: dict[tuple[str, int, int, int], list[Reading]] = {}
+    groups: dict[tuple[str, int, int, int], list[Reading]] = {}
     for r in sorted(repeated(readings), key=lambda r: r.size):
-        found.setdefault(_shape(r), []).append(r)
+        groups.setdefault(_shape(r), []).append(r)
     return [
         Curve(op, gpus, servers, _points(group, factors), per_process)
-        for (op, gpus, servers, per_process), group in found.items()
+        for (op, gpus, servers, per_process), group in groups.items()
         if len(group) >= _MIN_SIZES
     ]
 

@@ -206,12 +206,12 @@ def replay_object(
     progress = progress or Progress()
     result = run_replay(request, progress.within(0, 1 + len(changes)))
     rest = progress.within(1, 1 + len(changes), parts=len(changes))
-    found = result.to_json()
+    values = result.to_json()
     if changes:
-        found["what_if"] = [change.to_json() for change in what_if_replayed(changes, result, request, rest)]
+        values["what_if"] = [change.to_json() for change in what_if_replayed(changes, result, request, rest)]
     if note := kept_times(request.trace.header, request.cluster):
-        found["note"] = note
-    return result, found
+        values["note"] = note
+    return result, values
 
 
 def what_if_projected(

@@ -136,8 +136,8 @@ def replay(
     UsageError, TraceError, CapacityError where the cluster is too small, and OutOfTime.
 
     >>> import dessim
-    >>> found = dessim.replay("tests/golden/inputs/tiny.trace", "lab/switch_4")
-    >>> found.ranks, found.steps, found.bound_by, f"{found.self_replay_error:+.0%}"
+    >>> result = dessim.replay("tests/golden/inputs/tiny.trace", "lab/switch_4")
+    >>> result.ranks, result.steps, result.bound_by, f"{result.self_replay_error:+.0%}"
     (2, 3, 'compute', '+11%')
     """
     check_network(network)
@@ -235,8 +235,8 @@ def collective(
     Raises UsageError, CapacityError, SimulationError where a fault disconnects GPUs, and OutOfTime.
 
     >>> import dessim
-    >>> found = dessim.collective("h100-8x_rail_128", "all_reduce", 64, "256MiB")
-    >>> found.algorithm, f"{1e3 * found.time_s:.2f} ms", found.bound_by
+    >>> result = dessim.collective("h100-8x_rail_128", "all_reduce", 64, "256MiB")
+    >>> result.algorithm, f"{1e3 * result.time_s:.2f} ms", result.bound_by
     ('nvls_tree simple', '1.90 ms', 'nic_up')
     """
     machine = _cluster(cluster)
@@ -280,8 +280,8 @@ def goodput(
     `restart_s`. `every_s` adds an interval of your own; `seed` draws the failures. Raises UsageError and OutOfTime.
 
     >>> import dessim
-    >>> found = dessim.goodput(64, mtbf_s=90 * 86400, checkpoint_s=120, restart_s=300, runs=4)
-    >>> found[0].interval, f"{found[0].interval_s / 60:.0f} min", f"{found[0].goodput:.0%}"
+    >>> result = dessim.goodput(64, mtbf_s=90 * 86400, checkpoint_s=120, restart_s=300, runs=4)
+    >>> result[0].interval, f"{result[0].interval_s / 60:.0f} min", f"{result[0].goodput:.0%}"
     ('best, simulated', '85 min', '96%')
     """
     arguments = GoodputArguments(

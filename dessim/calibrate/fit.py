@@ -112,7 +112,10 @@ def _fitted(terms: Floats, seconds: Floats) -> Floats:
 
 
 def _spread(used: Sequence[BenchResult], terms: Floats, seconds: Floats) -> Spread | None:
-    """The spread of collectives between ranks: every size predicted by a fit to every second of the others."""
+    """The spread of collectives between ranks, by two-fold cross-validation over sizes.
+
+    None where half of the sizes are too few for a fit.
+    """
     errors = []
     for kept, others in halves(range(len(used)), lambda i: used[i].size):
         if not others or len(kept) < terms.shape[1]:

@@ -201,7 +201,7 @@ def _fit(rounds: Sequence[_Round], wire: _Wire) -> _Costs | None:
 
 
 def _spread(rounds: Sequence[_Round], wire: _Wire) -> Spread | None:
-    """The spread of messages between servers: every size predicted by a fit to every second of the others.
+    """The spread of messages between servers, by two-fold cross-validation over sizes.
 
     None where half of the sizes are too few for a fit.
     """

@@ -37,12 +37,12 @@ class LeftOut:
 def halves(
     items: Sequence[Item], size: Callable[[Item], float], group: Callable[[Item], Hashable] = lambda _: None
 ) -> Iterator[tuple[list[Item], list[Item]]]:
-    """Items to fit to, and items to predict: every second size of each group, and the others; then the reverse."""
+    """Items to fit to and items to predict: every other size of each group and the rest; then the reverse."""
     sizes: dict[Hashable, set[float]] = {}
     for item in items:
         sizes.setdefault(group(item), set()).add(size(item))
     for first in (0, 1):
-        kept = {key: set(sorted(found)[first::2]) for key, found in sizes.items()}
+        kept = {key: set(sorted(of_group)[first::2]) for key, of_group in sizes.items()}
         yield (
             [item for item in items if size(item) in kept[group(item)]],
             [item for item in items if size(item) not in kept[group(item)]],

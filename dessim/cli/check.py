@@ -26,7 +26,7 @@ def check(
     time_budget: TimeBudgetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Ask the questions of golden files again.
+    """Compare today's answers with golden files.
 
     Says which steps changed, by which op, and the likely cause; exit code 3 if one did.
     """

@@ -42,7 +42,8 @@ def collective(
         str, typer.Option(help="Protocol of NCCL's algorithms: ll, ll128 or simple; default: NCCL chooses.")
     ] = "",
     channels: Annotated[
-        int | None, typer.Option(help="Most channels of NCCL's rings and trees; default: NCCL chooses.", min=1, max=64)
+        int | None,
+        typer.Option(help="Maximum channels of NCCL's rings and trees; default: NCCL chooses.", min=1, max=64),
     ] = None,
     gpus_per_process: Annotated[
         int, typer.Option(help="GPUs that one process drives, nccl-tests' -g; for NCCL transports.", min=1)

@@ -31,7 +31,7 @@ def report(
     html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what became slower or faster between two runs, and why.
+    """Show what became slower or faster between two runs, and why.
 
     The exit code is 0 whatever is found.
     """

@@ -136,6 +136,7 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
 
 
 def read_measured(path: Path) -> dict[str, object]:
+    """The measurements in a file that `--save` wrote. Raises FileError."""
     measured = read_json(path)
     if not isinstance(measured, dict) or "calibration" not in measured:
         raise FileError(path, "", "not measurements that --save wrote: it has no calibration")

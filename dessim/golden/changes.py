@@ -18,7 +18,7 @@ _EXPLAINS = 0.1
 _MOST_OPS = 4
 Values = Mapping[str, Any]
 _Path = Mapping[tuple[str, str], Mapping[str, float]]
-"""Seconds by what bound them of each op on a critical path, by its name and what it is."""
+"""Seconds per bottleneck of each op on a critical path, by its name and what it is."""
 _BEFORE = {
     "step_time_s": "step_time_before_s",
     "bytes_per_worker": "bytes_per_worker_before",
@@ -32,7 +32,7 @@ class OpChange:
     """An op whose time on the critical path changed; `what` is its collective, `compute` or `host`.
 
     An op that is not on the path has 0 seconds there and is bound by nothing (""). `bytes` is S of a collective.
-    `by_bound_s` are the changes of its seconds by what bound them.
+    `by_bound_s` are the changes of its seconds per bottleneck.
     """
 
     name: str

@@ -38,7 +38,7 @@ class Segment:
 class PathOp:
     """An op on the critical path, or the wait before it (`what` is then `host`).
 
-    `parts` are its seconds per step by what bound them, mean over steps. `rank` is the rank of its longest segment, and
+    `parts` are its seconds per bottleneck in a step, mean over steps. `rank` is the rank of its longest segment, and
     `size` [bytes] the largest size of a collective over `group`.
     """
 

@@ -2,7 +2,7 @@
 
 Constants carry over to other numbers of GPUs. A curve holds for one op on the GPUs and servers that were measured: the
 measured time over that which the constants predict, by size. A single reading far from both of its neighbours does not
-bend it, and more bytes never take less time. How far off both are is found by leaving out every second size of a curve.
+bend it, and more bytes never take less time. How far off both are is found by leaving out every other size.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _tame(ratios: Sequence[float]) -> list[float]:
 
 
 def _left_out(readings: Sequence[Reading], start: Factors, network: str) -> tuple[list[LeftOut], list[LeftOut]]:
-    """Every reading, predicted by a calibration with every second of the other sizes: by constants alone, and as it is.
+    """The error of every reading under a calibration with every other size: by constants alone, and with curves.
 
     Sizes count by op and shape, as ops need not have the same: nccl-tests rounds those of some to the number of ranks.
     The second list has the readings whose op and shape then had a curve. Both lists are empty where there are too few

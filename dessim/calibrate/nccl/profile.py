@@ -55,7 +55,7 @@ class Residual:
 class NcclProfile:
     """A fitted transport, its residuals, the logs it was fitted to, and remarks on lines that were not read.
 
-    `left_out` are the errors of sizes that a calibration with every second of the others did not see.
+    `left_out` are the errors of sizes that a calibration with every other size did not see.
     """
 
     transport: Transport

@@ -48,6 +48,7 @@ _KEYS = {"project": "projection", "plan": "scales", "replay": "predicted_step_s"
 
 
 def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
+    """The `model` and the `cluster` of a result, as far as it names them."""
     return {key: text_of(result[key]) for key in ("model", "cluster") if key in result}
 
 

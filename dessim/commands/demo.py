@@ -58,7 +58,7 @@ LARGE_BATCH_PER_GPU = 1024
 PLANNED_GPUS = 64
 """GPUs for which the recorded job is planned, which takes a few seconds of CPU time."""
 Planner = Callable[[Job, Cluster, int, int], dict[str, Any]]
-"""dessim.plan.answer.planned, which the command hands in because plans are built on commands."""
+"""dessim.plan.answer.planned. The command line passes it in, since dessim.plan imports this package."""
 _SOURCES = {"ml-100k": "GroupLens, from the recbole wheel", "synthetic": "Zipf ids with a planted teacher"}
 
 

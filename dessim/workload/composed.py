@@ -85,7 +85,7 @@ def tables_of_strategy(strategy: str, model: Model, workers: int) -> tuple[Table
 
 
 def owners_of_rows(table: TablePlan, workers: int) -> int:
-    """Among how many workers the rows of a table are spread."""
+    """The number of workers over which the rows of a table are spread."""
     return 1 if table.columns else len(table.ranks) or workers
 
 
@@ -144,7 +144,10 @@ def describe(tables: Sequence[TablePlan], replicas: int = 1) -> str:
 
 
 def _built(name: str, model: Model) -> Plan:
-    """A strategy's plan, whose formulas keep means over tables where these have one width, for the group's own."""
+    """A strategy's plan whose formulas name means over tables even where all have one width: a group has its own means.
+
+    Raises UsageError where the strategy cannot train the model.
+    """
     spec = _SPECS[name]
     reason = spec.refuses(model, Options())
     if reason:

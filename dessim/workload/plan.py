@@ -33,7 +33,7 @@ class Placement(StrEnum):
 
     HASH = "hash"  # each row on the worker that a hash of its id names
     TABLES = "tables"  # all rows of a field on one worker
-    SERVERS = "servers"  # all rows of a field on one server, each on the worker of it that a hash of its id names
+    SERVERS = "servers"  # all rows of a field on one server, spread by a hash of the id over its workers
     REPLICATED = "replicated"  # every row on every worker
 
 

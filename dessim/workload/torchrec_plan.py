@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dessim.cluster import Cluster
 
 EXPRESSIBLE = ("data_parallel", "table_wise", "column_wise", ON_SERVERS, "row_wise")
-"""The strategies of tables that both have."""
+"""The strategies of tables that both TorchRec and dessim have."""
 SUFFIX = ".json"
 _BY_COLUMNS = ("table_wise", "column_wise", "table_column_wise")
 _BY_ROWS = ("row_wise", ON_SERVERS)
@@ -214,7 +214,7 @@ def read_torchrec(
 
 
 def _table(path: Path, name: str, sharding: Sharding, shape: tuple[int, int], n: int) -> TablePlan:
-    """How dessim trains a table of `shape` that TorchRec shards on `n` ranks so. Raises FileError."""
+    """How dessim trains a table of `shape` that TorchRec shards over `n` ranks as `sharding` says. Raises FileError."""
     kind = sharding.sharding_type
     if kind not in TYPES:
         raise FileError(path, name, f"is {kind}, which dessim cannot express; it can {', '.join(TYPES)}")
@@ -244,7 +244,7 @@ def _table(path: Path, name: str, sharding: Sharding, shape: tuple[int, int], n:
 
 
 def _cover(shards: Sequence[Shard], shape: tuple[int, int], cut: int) -> bool:
-    """Whether shards that are whole but along axis `cut` follow one another from the start to the end of a table.
+    """Whether shards, cut along axis `cut` alone, follow one another from the start to the end of a table.
 
     TorchRec leaves the last ranks without rows where a table has few.
     """

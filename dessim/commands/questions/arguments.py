@@ -207,7 +207,7 @@ def check_network(network: str) -> None:
 
 
 def parse_algorithms(texts: Iterable[str], what: str = "--algorithm") -> dict[str, str]:
-    """The algorithm of each collective in texts `OP=NAME`. Raises UsageError; `what` is where the texts stand."""
+    """The algorithm of each collective in texts `OP=NAME`. Raises UsageError; `what`: their option or key."""
     chosen: dict[str, str] = {}
     for text in texts:
         op, equals, name = (piece.strip() for piece in text.partition("="))

@@ -2,7 +2,7 @@
 
     2x:nic_rate,0:latency        NICs at twice the rate; no latency
     2x:nic_rate+2x:uplink_rate   both at once
-    all                          the usual questions, as far as they apply to the cluster
+    all                          the usual changes that apply to the cluster
 
 Nothing is extrapolated: where a change exposes the next bottleneck, the simulated speedup stops there too. Compute
 follows the roofline; recorded times are scaled by the ratio of the changed GPU's roofline to the recorded GPU's.

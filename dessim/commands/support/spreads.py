@@ -47,8 +47,8 @@ def served_spreads(
 ) -> SpreadOf:
     """The spread of the parts of a step of `workers` workers with dedicated parameter servers.
 
-    Its messages have about `size` bytes; `servers` is the spread of the servers' times. Waiting for others is waiting
-    for servers.
+    Its messages have about `size` bytes; `servers` is the spread of the servers' times. Waiting for other
+    workers counts as waiting for servers.
     """
     compute = _compute(cluster, range(workers), measured)
     known = cluster.transport.spread

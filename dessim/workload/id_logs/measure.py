@@ -120,7 +120,7 @@ def _too_short(samples: int) -> str:
 
 
 def _fitted(name: str, tally: Tally, samples: int, complete: Sequence[int], size: int) -> MeasuredTable:
-    """The law and the check of one table; `found` are the complete blocks of each half, of `size` samples."""
+    """The law and the check of one table; `complete`: the complete blocks of each half, of `size` samples."""
     batches = [blocks_found * size / tally.sizes for blocks_found in complete]
     fitted, measured = (tally.different[half] / batches[half] for half in range(2))
     draws = tally.ids[0] / (complete[0] * size) * tally.sizes

@@ -106,7 +106,7 @@ def lookup_own(name: str, rows: Formula) -> PlannedOp:
 
 
 def lookup_requested(dep: str, requested: Formula = u, rows: Formula = U / N) -> PlannedOp:
-    """An owner receives `requested` keys, finds the distinct `rows` among them, and answers every key. Means."""
+    """An owner receives `requested` keys, finds the distinct `rows` among them, and answers every key (means)."""
     return compute(
         "lookup",
         Phase.FORWARD,

@@ -64,10 +64,10 @@ def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes:
     shards = _shards(loads, choices)
     owner = np.zeros(0, dtype=np.int64)
     if len(shards.table):
-        first = _greedy(shards, loads.room - others[:, MEMORY], nodes)
-        if first is None:
+        greedy = _greedy(shards, loads.room - others[:, MEMORY], nodes)
+        if greedy is None:
             return None
-        owner = _improved(shards, first, loads.room - others[:, MEMORY])
+        owner = _improved(shards, greedy, loads.room - others[:, MEMORY])
     placed = _by_worker(shards, owner, loads.workers)
     tables = []
     for number, (choice, width) in enumerate(zip(choices, widths, strict=True)):

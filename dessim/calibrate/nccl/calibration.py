@@ -56,7 +56,7 @@ def calibrated(readings: Sequence[Reading], start: Factors, network: str, spread
 
 
 def expected(reading: Reading, factors: Factors, curves: Sequence[Curve]) -> float:
-    """us that a calibrated transport expects of a reading."""
+    """Microseconds that a calibrated transport predicts for a reading."""
     curve = _curve_of(reading, curves)
     return predict(reading, values(reading.setup, factors)) * (1.0 if curve is None else curve.factor(reading.size))
 
@@ -81,7 +81,7 @@ def _curves(readings: Sequence[Reading], factors: Factors) -> list[Curve]:
 
 
 def _points(readings: Sequence[Reading], factors: Factors) -> tuple[tuple[float, float], ...]:
-    """Sizes and factors, so that the times rise with the size but for what short messages alone need."""
+    """Sizes and factors. With them the times, without what short messages alone need, never fall as the size grows."""
     runs = [model_run(r, values(r.setup, factors)) for r in readings]
     ratios = _tame([math.log(r.microseconds / run.microseconds) for r, run in zip(readings, runs, strict=True)])
     steady = [math.log(run.microseconds - run.injected) for run in runs]
@@ -90,7 +90,7 @@ def _points(readings: Sequence[Reading], factors: Factors) -> tuple[tuple[float,
 
 
 def _rising(times: Sequence[float]) -> list[float]:
-    """The times, none less than the one before: where some would be, they and those before count as their median."""
+    """The times made to never fall: where one would, it and those before it count as their median."""
     blocks: list[list[float]] = []
     for time in times:
         blocks.append([time])

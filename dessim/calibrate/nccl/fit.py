@@ -159,7 +159,7 @@ class _Problem:
 
 
 def predict(reading: Reading, values: Mapping[str, float]) -> float:
-    """us that the model expects of a reading, with these values of its constants."""
+    """Microseconds that the model predicts for a reading, with these values of its constants."""
     return model_run(reading, values).microseconds
 
 

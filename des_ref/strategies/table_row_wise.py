@@ -26,7 +26,7 @@ from des_ref.strategies.exchange import TableOwners, unpack_occurrences
 from des_ref.strategies.in_turn import Part
 from des_ref.strategies.sharded import NamedOwners
 from des_ref.strategies.sharded_base import RowGradients
-from dessim.workload.plan import Plan, Span
+from dessim.workload.plan import Participants, Plan
 from dessim.workload.strategies.table_row_wise import table_row_wise
 
 
@@ -41,14 +41,14 @@ class ServerComms:
 
     @classmethod
     def of(cls, comm: Comm, size: int) -> ServerComms:
-        own: dict[Span, Comm] = {}
-        for span in (Span.SERVER, Span.BETWEEN):
-            groups = dict(span.group(rank, comm.world_size, size) for rank in range(comm.world_size))
+        own: dict[Participants, Comm] = {}
+        for participants in (Participants.SERVER, Participants.BETWEEN):
+            groups = dict(participants.group(rank, comm.world_size, size) for rank in range(comm.world_size))
             for ranks in groups.values():
                 part = comm.subgroup(ranks)
                 if part is not None:
-                    own[span] = part
-        return cls(size, own[Span.SERVER], own[Span.BETWEEN])
+                    own[participants] = part
+        return cls(size, own[Participants.SERVER], own[Participants.BETWEEN])
 
 
 class TableRowWise(NamedOwners):

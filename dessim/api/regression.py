@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dessim.commands.asked import Asked
+from dessim.commands.questions.question import Question
 from dessim.errors import UsageError
 from dessim.golden.check import CheckResult, ask_again, compared, read_askable
 from dessim.golden.file import TOLERANCE, read_golden, write_golden
@@ -43,7 +43,7 @@ def record(path: str | Path, result: ProjectResult | ReplayResult, tolerance: fl
     relative, and is written to the file. Raises UsageError for a result that did not come from `project` or `replay`.
     """
     _check_tolerance(tolerance)
-    write_golden(path, _asked(result), result.to_json(), tolerance)
+    write_golden(path, _question(result), result.to_json(), tolerance)
 
 
 def check(
@@ -80,26 +80,26 @@ def check(
     if result is None:
         golden = read_askable(path)
         return compared(golden, *ask_again(golden, progress), tolerance)
-    asked = _asked(result)
-    return compared(read_golden(path), asked, result.to_json(), tolerance)
+    question = _question(result)
+    return compared(read_golden(path), question, result.to_json(), tolerance)
 
 
 def assert_unchanged(
     path: str | Path, result: ProjectResult | ReplayResult | None = None, *, tolerance: float | None = None
 ) -> None:
     """Raise AssertionError, with what changed and why, if `check` finds a change; for tests."""
-    found = check(path, result, tolerance=tolerance)
-    if not found.is_unchanged:
-        raise AssertionError(str(found))
+    checked = check(path, result, tolerance=tolerance)
+    if not checked.is_unchanged:
+        raise AssertionError(str(checked))
 
 
-def _asked(result: ProjectResult | ReplayResult) -> Asked:
+def _question(result: ProjectResult | ReplayResult) -> Question:
     if not isinstance(result, ProjectResult | ReplayResult):
         raise UsageError(f"give a result of dessim.project or dessim.replay, not of type {type(result).__name__}")
-    asked = result._asked
-    if not isinstance(asked, Asked):
+    question = result._question
+    if not isinstance(question, Question):
         raise UsageError("the result was read from JSON; give one that dessim.project or dessim.replay returned")
-    return asked
+    return question
 
 
 def _check_tolerance(tolerance: float) -> None:

@@ -14,10 +14,10 @@ from typing import Literal
 
 from dessim import deprecation
 from dessim.cluster import Cluster, load_cluster
-from dessim.commands.arguments import CollectiveArguments, ProjectArguments, ReplayArguments, check_network
-from dessim.commands.asked import Arguments, Asked, Named
 from dessim.commands.collective import time_collective
 from dessim.commands.goodput import GoodputArguments
+from dessim.commands.questions.arguments import CollectiveArguments, ProjectArguments, ReplayArguments, check_network
+from dessim.commands.questions.question import Arguments, NamedQuestion, Question
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.server_defaults import SERVER_DEVICE
 from dessim.errors import UsageError
@@ -115,9 +115,9 @@ def project(
         folding=folding,
     ).checked()
     arguments.check()
-    asked = _asked(job, cluster, arguments)
+    question = _question(job, cluster, arguments)
     ready = None if on_row is None else lambda row: on_row(step_or_misfit(row))
-    return replace(ProjectResult.from_json(asked.answer(progress, ready)), _asked=asked)
+    return replace(ProjectResult.from_json(question.answer(progress, ready)), _question=question)
 
 
 def replay(
@@ -136,16 +136,16 @@ def replay(
     UsageError, TraceError, CapacityError where the cluster is too small, and OutOfTime.
 
     >>> import dessim
-    >>> found = dessim.replay("tests/golden/inputs/tiny.trace", "lab/switch_4")
-    >>> found.ranks, found.steps, found.bound_by, f"{found.self_replay_error:+.0%}"
+    >>> result = dessim.replay("tests/golden/inputs/tiny.trace", "lab/switch_4")
+    >>> result.ranks, result.steps, result.bound_by, f"{result.self_replay_error:+.0%}"
     (2, 3, 'compute', '+11%')
     """
     check_network(network)
     arguments = ReplayArguments(
         what_if=what_if, algorithms=algorithms or {}, network=network, folding=folding
     ).checked()
-    asked = _asked(trace, cluster, arguments)
-    return replace(ReplayResult.from_json(asked.answer(progress)), _asked=asked)
+    question = _question(trace, cluster, arguments)
+    return replace(ReplayResult.from_json(question.answer(progress)), _question=question)
 
 
 def plan_job(
@@ -199,10 +199,10 @@ def plan_job(
     ).checked()
     arguments.check()
     loaded, machine = _job(job), _cluster(cluster)
-    found = run_plan(arguments.request(loaded, machine), progress)
+    planned = run_plan(arguments.request(loaded, machine), progress)
     if out is not None:
-        write_plan(Path(out), found.job_plan(), loaded.model, machine)
-    return PlanResult.from_json({"cluster": machine.name, "model": loaded.model.name, **found.to_json()})
+        write_plan(Path(out), planned.job_plan(), loaded.model, machine)
+    return PlanResult.from_json({"cluster": machine.name, "model": loaded.model.name, **planned.to_json()})
 
 
 def collective(
@@ -235,8 +235,8 @@ def collective(
     Raises UsageError, CapacityError, SimulationError where a fault disconnects GPUs, and OutOfTime.
 
     >>> import dessim
-    >>> found = dessim.collective("h100-8x_rail_128", "all_reduce", 64, "256MiB")
-    >>> found.algorithm, f"{1e3 * found.time_s:.2f} ms", found.bound_by
+    >>> result = dessim.collective("h100-8x_rail_128", "all_reduce", 64, "256MiB")
+    >>> result.algorithm, f"{1e3 * result.time_s:.2f} ms", result.bound_by
     ('nvls_tree simple', '1.90 ms', 'nic_up')
     """
     machine = _cluster(cluster)
@@ -258,8 +258,8 @@ def collective(
         network=network,
         folding=folding,
     ).checked()
-    found = time_collective(arguments.request(machine), progress)
-    return CollectiveResult.from_json({"cluster": machine.name, **found.to_json()})
+    measured = time_collective(arguments.request(machine), progress)
+    return CollectiveResult.from_json({"cluster": machine.name, **measured.to_json()})
 
 
 def goodput(
@@ -280,8 +280,8 @@ def goodput(
     `restart_s`. `every_s` adds an interval of your own; `seed` draws the failures. Raises UsageError and OutOfTime.
 
     >>> import dessim
-    >>> found = dessim.goodput(64, mtbf_s=90 * 86400, checkpoint_s=120, restart_s=300, runs=4)
-    >>> found[0].interval, f"{found[0].interval_s / 60:.0f} min", f"{found[0].goodput:.0%}"
+    >>> result = dessim.goodput(64, mtbf_s=90 * 86400, checkpoint_s=120, restart_s=300, runs=4)
+    >>> result[0].interval, f"{result[0].interval_s / 60:.0f} min", f"{result[0].goodput:.0%}"
     ('best, simulated', '85 min', '96%')
     """
     arguments = GoodputArguments(
@@ -297,14 +297,14 @@ def goodput(
     return GoodputResult.from_json(arguments.checked().run(progress).to_json())
 
 
-def _asked(job: Job | Model | Trace | str | Path, cluster: Cluster | str | Path, arguments: Arguments) -> Asked:
+def _question(job: Job | Model | Trace | str | Path, cluster: Cluster | str | Path, arguments: Arguments) -> Question:
     """The question; one that can be written to a golden file where both job and cluster are named."""
     if isinstance(job, str | Path) and isinstance(cluster, str | Path):
         is_trace = isinstance(arguments, ReplayArguments) or _is_trace(job)
         named_job = NamedJob(trace=str(job)) if is_trace else NamedJob(model=str(job))
-        return Named(named_job, NamedCluster(name=str(cluster)), arguments).load()
+        return NamedQuestion(named_job, NamedCluster(name=str(cluster)), arguments).load()
     loaded = _trace(job) if isinstance(arguments, ReplayArguments) else _job(job)
-    return Asked(loaded, _cluster(cluster), arguments)
+    return Question(loaded, _cluster(cluster), arguments)
 
 
 def _is_trace(name: str | Path) -> bool:

@@ -35,7 +35,7 @@ class BenchResult:
     def from_json(cls, raw: Mapping[str, Any]) -> BenchResult:
         """Read one result. Raises KeyError, TypeError or ValueError if it is malformed."""
         seconds = float(raw["seconds"])
-        found = cls(
+        result = cls(
             op=str(raw["op"]),
             size=int(raw["bytes"]),
             ranks=tuple(int(rank) for rank in raw.get("ranks", ())),
@@ -45,13 +45,13 @@ class BenchResult:
             cores_s=float(raw.get("cores_s", 0.0)),
             cores_busy_s=float(raw.get("cores_busy_s", 0.0)),
         )
-        if not all(_SHORTEST_S <= taken <= _LONGEST_S for taken in (found.seconds, found.mean_seconds)):
-            raise ValueError(f"{found.op} of {found.size} bytes took {found.seconds:g} s, which no message does")
-        if not (0 <= found.size < 2**50 and 1 <= found.iterations < 2**50):
-            raise ValueError(f"{found.op} of {found.size} bytes, {found.iterations} times")
-        if not all(0 <= taken <= _LONGEST_S for taken in (found.cores_s, found.cores_busy_s)):
-            raise ValueError(f"{found.op} kept cores busy for {found.cores_busy_s:g} of {found.cores_s:g} s")
-        return found
+        if not all(_SHORTEST_S <= taken <= _LONGEST_S for taken in (result.seconds, result.mean_seconds)):
+            raise ValueError(f"{result.op} of {result.size} bytes took {result.seconds:g} s, which no message does")
+        if not (0 <= result.size < 2**50 and 1 <= result.iterations < 2**50):
+            raise ValueError(f"{result.op} of {result.size} bytes, {result.iterations} times")
+        if not all(0 <= taken <= _LONGEST_S for taken in (result.cores_s, result.cores_busy_s)):
+            raise ValueError(f"{result.op} kept cores busy for {result.cores_busy_s:g} of {result.cores_s:g} s")
+        return result
 
 
 @dataclass(frozen=True, slots=True)

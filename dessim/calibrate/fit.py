@@ -112,14 +112,17 @@ def _fitted(terms: Floats, seconds: Floats) -> Floats:
 
 
 def _spread(used: Sequence[BenchResult], terms: Floats, seconds: Floats) -> Spread | None:
-    """The spread of collectives between ranks: every size predicted by a fit to every second of the others."""
-    found = []
+    """The spread of collectives between ranks, by two-fold cross-validation over sizes.
+
+    None where half of the sizes are too few for a fit.
+    """
+    errors = []
     for kept, others in halves(range(len(used)), lambda i: used[i].size):
         if not others or len(kept) < terms.shape[1]:
             return None
         predicted = terms @ _fitted(terms[kept], seconds[kept])
-        found += [LeftOut("all", used[i].size, True, math.log(predicted[i] / seconds[i])) for i in others]
-    return spread_between_servers(found)
+        errors += [LeftOut("all", used[i].size, True, math.log(predicted[i] / seconds[i])) for i in others]
+    return spread_between_servers(errors)
 
 
 def cluster_toml(fit: TransportFit, name: str, host: str) -> str:

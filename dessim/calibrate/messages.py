@@ -201,21 +201,21 @@ def _fit(rounds: Sequence[_Round], wire: _Wire) -> _Costs | None:
 
 
 def _spread(rounds: Sequence[_Round], wire: _Wire) -> Spread | None:
-    """The spread of messages between servers: every size predicted by a fit to every second of the others.
+    """The spread of messages between servers, by two-fold cross-validation over sizes.
 
     None where half of the sizes are too few for a fit.
     """
-    found = []
+    errors = []
     for kept, others in halves(rounds, lambda r: r.size):
         costs = _fit(kept, wire)
         if costs is None:
             return None
-        found += [
+        errors += [
             LeftOut("message", r.size, True, math.log(predicted / r.seconds))
             for r in others
             if not r.is_fan_in and (predicted := _seconds(r, costs, wire)) > 0
         ]
-    return spread_between_servers(found)
+    return spread_between_servers(errors)
 
 
 def _seconds(r: _Round, costs: _Costs, wire: _Wire) -> float:

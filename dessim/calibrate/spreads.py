@@ -37,12 +37,12 @@ class LeftOut:
 def halves(
     items: Sequence[Item], size: Callable[[Item], float], group: Callable[[Item], Hashable] = lambda _: None
 ) -> Iterator[tuple[list[Item], list[Item]]]:
-    """Items to fit to, and items to predict: every second size of each group, and the others; then the reverse."""
+    """Items to fit to and items to predict: every other size of each group and the rest; then the reverse."""
     sizes: dict[Hashable, set[float]] = {}
     for item in items:
         sizes.setdefault(group(item), set()).add(size(item))
     for first in (0, 1):
-        kept = {key: set(sorted(found)[first::2]) for key, found in sizes.items()}
+        kept = {key: set(sorted(of_group)[first::2]) for key, of_group in sizes.items()}
         yield (
             [item for item in items if size(item) in kept[group(item)]],
             [item for item in items if size(item) not in kept[group(item)]],
@@ -86,9 +86,9 @@ def covered(readings: Iterable[LeftOut], spread: Spread) -> list[float]:
     """The share of readings within their 80 % interval, for each band; nan for a band without readings."""
     inside: list[list[bool]] = [[] for _ in range(len(BANDS) + 1)]
     for reading in readings:
-        found = spread.of(reading.op, reading.size, across=reading.across, gpus=reading.gpus)
-        if found is not None:
-            inside[band(reading.size)].append(abs(reading.error) <= Z80 * found[1])
+        known = spread.of(reading.op, reading.size, across=reading.across, gpus=reading.gpus)
+        if known is not None:
+            inside[band(reading.size)].append(abs(reading.error) <= Z80 * known[1])
     return [float(np.mean(values)) if values else math.nan for values in inside]
 
 
@@ -100,20 +100,20 @@ def _by_op(readings: Sequence[LeftOut]) -> dict[str, Bands]:
     anywhere = _deviation(readings)
     other = [_first(deviation, anywhere) for deviation in together]
     several = len({r.where for r in readings}) > 1
-    found: dict[str, Bands] = {}
+    by_op: dict[str, Bands] = {}
     for op in sorted({r.op for r in readings}):
         own = [[r for r in readings if r.op == op and band(r.size) == b] for b in range(3)]
         least = [other[b] if several and len({r.where for r in own[b]}) == 1 else 0.0 for b in range(3)]
         bands = [_own(group, least[b]) for b, group in enumerate(own)]
         if bands != [None] * len(bands):
-            found[op] = _bands([_first(deviation, other[b]) for b, deviation in enumerate(bands)])
-    return {**found, OTHER: _bands(other)}
+            by_op[op] = _bands([_first(deviation, other[b]) for b, deviation in enumerate(bands)])
+    return {**by_op, OTHER: _bands(other)}
 
 
 def _own(readings: Sequence[LeftOut], least: float) -> float | None:
     """The deviation of an op in a band, and at least `least`; None for few readings."""
-    found = _deviation(readings) if len(readings) >= _MIN_READINGS else None
-    return None if found is None else max(found, least)
+    deviation = _deviation(readings) if len(readings) >= _MIN_READINGS else None
+    return None if deviation is None else max(deviation, least)
 
 
 def _first(*deviations: float | None) -> float:

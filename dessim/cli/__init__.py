@@ -1,1 +1,1 @@
-"""The command line: one file a command, on top of the verbs."""
+"""The command line: one module for each command."""

@@ -96,4 +96,4 @@ def _from_nccl_tests(logs: list[Path], cluster: str, output: Path, json: bool) -
     )
     if profile.left_out:
         errors = ", ".join(f"{percent(error)} {sizes}" for sizes, error in profile.unseen().items())
-        print(f"calibrated with every second size, the others are predicted with median errors of {errors}")
+        print(f"calibrated with every other size, the rest are predicted with median errors of {errors}")

@@ -26,7 +26,7 @@ def check(
     time_budget: TimeBudgetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Ask the questions of golden files again.
+    """Compare today's answers with golden files.
 
     Says which steps changed, by which op, and the likely cause; exit code 3 if one did.
     """
@@ -36,25 +36,25 @@ def check(
 
     allowed = parse_quantity("--within", within, parse_share) if within is not None else None
     files = [read_askable(path) for path in golden]  # all of them before the first question
-    found: list[CheckResult] = []
+    results: list[CheckResult] = []
     answers = []
     try:
         with showing_progress(time_budget) as progress:
             for file in files:
-                answers.append(ask_again(file, progress.within(len(found), len(golden), "files")))
-                found.append(compared(file, *answers[-1], allowed))
+                answers.append(ask_again(file, progress.within(len(results), len(golden), "files")))
+                results.append(compared(file, *answers[-1], allowed))
     except OutOfTime as cut:
-        stop_partial(cut, {"files": [result.to_json() for result in found]}, json, "check fewer files")
+        stop_partial(cut, {"files": [result.to_json() for result in results]}, json, "check fewer files")
     if record:
-        for file, result, (asked, answer) in zip(files, found, answers, strict=True):
+        for file, result, (question, answer) in zip(files, results, answers, strict=True):
             if not result.is_unchanged:
-                write_golden(file.path, asked, answer, file.tolerance)
-    failed = [result for result in found if not result.is_unchanged]
+                write_golden(file.path, question, answer, file.tolerance)
+    failed = [result for result in results if not result.is_unchanged]
     if json:
-        shown = [result.to_json() for result in found]
+        shown = [result.to_json() for result in results]
         print_json({"ok": not failed, "recorded": record and bool(failed), "files": shown, "partial": False})
     else:
-        for line in (line for result in found for line in str(result).splitlines()):
+        for line in (line for result in results for line in str(result).splitlines()):
             print_text(line)
     if failed and not record:
-        raise CheckFailed(f"{len(failed)} of {len(found)} golden files differ; --record accepts what was intended")
+        raise CheckFailed(f"{len(failed)} of {len(results)} golden files differ; --record accepts what was intended")

@@ -42,7 +42,8 @@ def collective(
         str, typer.Option(help="Protocol of NCCL's algorithms: ll, ll128 or simple; default: NCCL chooses.")
     ] = "",
     channels: Annotated[
-        int | None, typer.Option(help="Most channels of NCCL's rings and trees; default: NCCL chooses.", min=1, max=64)
+        int | None,
+        typer.Option(help="Maximum channels of NCCL's rings and trees; default: NCCL chooses.", min=1, max=64),
     ] = None,
     gpus_per_process: Annotated[
         int, typer.Option(help="GPUs that one process drives, nccl-tests' -g; for NCCL transports.", min=1)
@@ -71,8 +72,8 @@ def collective(
     Prints the columns of nccl-tests. With an NCCL transport, the names ring, tree, nvls, nvls_tree, collnet and pat are
     NCCL's own where --protocol or --channels is given, or no textbook algorithm has the name.
     """
-    from dessim.commands.arguments import CollectiveArguments
     from dessim.commands.collective import time_collective
+    from dessim.commands.questions.arguments import CollectiveArguments
     from dessim.commands.support.inputs import cluster_of
     from dessim.results.show import print_collectives
 

@@ -46,17 +46,17 @@ def goodput(
     every_s = parse_quantity("--every", every, parse_time) if every is not None else None
     try:
         with showing_progress(time_budget) as progress:
-            found = run(machine, days, runs, seed, every_s, progress).to_json()
+            result = run(machine, days, runs, seed, every_s, progress).to_json()
     except OutOfTime as cut:
         stop_partial(cut, {"nodes": nodes, "days": days, "runs": runs}, json, "lower --days or --runs")
     if json:
-        print_json({**found, "partial": False})
+        print_json({**result, "partial": False})
         return
     columns = ("choice of interval", "interval", "goodput", "Daly's model", "checkpoints", "lost work", "restarts")
-    print_table(table_of(columns, [_line(row) for row in found["rows"]], drops=("Daly's model", "restarts")))
+    print_table(table_of(columns, [_line(row) for row in result["rows"]], drops=("Daly's model", "restarts")))
     print_text(
-        f"{nodes:,} nodes: a failure every {format_time(found['between_failures_s'])} on average, "
-        f"{found['rows'][0]['failures']:.1f} in {days} days; means of {runs} runs, ± is the 95 % confidence interval"
+        f"{nodes:,} nodes: a failure every {format_time(result['between_failures_s'])} on average, "
+        f"{result['rows'][0]['failures']:.1f} in {days} days; means of {runs} runs, ± is the 95 % confidence interval"
     )
 
 

@@ -31,8 +31,8 @@ def ids(logs: LogsArgument, out: OutOption, json: JsonOption = False) -> None:
     from dessim.commands.ids import IdsRequest, run_ids
     from dessim.results.show_ids import print_ids
 
-    found = run_ids(IdsRequest(tuple(logs), out)).to_json()
+    measured = run_ids(IdsRequest(tuple(logs), out)).to_json()
     if json:
-        print_json({**found, "out": str(out)})
+        print_json({**measured, "out": str(out)})
     else:
-        print_ids(found, str(out))
+        print_ids(measured, str(out))

@@ -119,8 +119,8 @@ def _show(layout: Any, json: bool, carried: Any = None) -> None:
     for port in layout.ports:
         cells = [f"{port.space} {port.device}", port.name, f"{8e-6 * port.rate:.4g}"]
         if carried is not None:
-            found = carried[port.link]
-            cells += [format_size(found.bytes), f"{found.packets:,}", f"{found.dropped:,}"]
+            counters = carried[port.link]
+            cells += [format_size(counters.bytes), f"{counters.packets:,}", f"{counters.dropped:,}"]
         rows.append(tuple(cells))
     print_table(table_of(columns, rows, left=("from", "link"), folds={"from": 12, "link": 12}))
     ranks, hosts = counted(len(layout.ranks), "rank"), counted(len(layout.hosts), "host")
@@ -137,8 +137,8 @@ def _facts(layout: Any, carried: Any) -> dict[str, Any]:
     ]
     if carried is not None:
         for link in links:
-            found = carried[link["link"]]
-            link |= {"bytes": found.bytes, "packets": found.packets, "dropped": found.dropped}
+            counters = carried[link["link"]]
+            link |= {"bytes": counters.bytes, "packets": counters.packets, "dropped": counters.dropped}
     return {
         "name": layout.name,
         "cluster": layout.cluster,

@@ -26,13 +26,13 @@ def model_list(json: JsonOption = False) -> None:
     from dessim.workload.describe_model import describe
     from dessim.workload.model import load_model, shipped_models
 
-    found = [describe(load_model(name)) for name in shipped_models()]
+    described = [describe(load_model(name)) for name in shipped_models()]
     if json:
-        print_json({"models": found})
+        print_json({"models": described})
         return
     cells = [
         (m["name"], f"{m['tables']:,}", format_count(m["rows"]), f"{m['ids_per_sample']:,g}", ", ".join(m["operators"]))
-        for m in found
+        for m in described
     ]
     columns = ("name", "tables", "rows", "ids a sample", "operators")
     print_table(table_of(columns, cells, left=("operators",), folds={"operators": 30}))
@@ -46,11 +46,11 @@ def model_show(name: ModelArgument, json: JsonOption = False) -> None:
     from dessim.workload.describe_model import describe
     from dessim.workload.model import load_model
 
-    found = describe(load_model(name))
+    described = describe(load_model(name))
     if json:
-        print_json(found)
+        print_json(described)
     else:
-        print_model(found)
+        print_model(described)
 
 
 @model.command("check")

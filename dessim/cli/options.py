@@ -117,7 +117,7 @@ WhatIfOption = Annotated[
     str | None,
     typer.Option(
         "--what-if",
-        # The names are those of dessim.commands.what_if.NAMES, which takes long to import.
+        # The names are those of dessim.commands.questions.what_if.NAMES, which takes long to import.
         help="Also show the gain of each change alone, such as 2x:nic_rate,0:latency, or of some joined by +; or all. "
         "Names: nics, nic_rate, nvlink_rate, pcie_rate, uplink_rate, gpu_flops, gpu_memory, latency, overhead, "
         "flow_rate, reduction_rate, batch.",

@@ -115,15 +115,15 @@ def command_line(context: typer.Context) -> str:
 
 def report_check(what: str, problems: list[str], json: bool) -> None:
     """Print the problems that a check of `what` found. Raises CheckFailed if there are any."""
-    found = counted(len(problems), "problem")
+    count = counted(len(problems), "problem")
     if json:
         print_json({"ok": not problems, "problems": problems})
     else:
         for problem in problems:
             print(problem)
-        print(f"{what}: {found}" if problems else f"{what}: ok")
+        print(f"{what}: {count}" if problems else f"{what}: ok")
     if problems:
-        raise CheckFailed(f"{what}: the check found {found}")
+        raise CheckFailed(f"{what}: the check found {count}")
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -152,10 +152,10 @@ def plan(
     known = {"cluster": machine.name, "model": sized.name, "scales": ready}
     try:
         with showing_progress(time_budget) as progress:
-            found = run_plan(request, progress, on_scale=lambda scale: ready.append(scale.to_json()))
+            planned = run_plan(request, progress, on_scale=lambda scale: ready.append(scale.to_json()))
     except OutOfTime as cut:
         stop_partial(cut, known, json, "name fewer GPUs", None, figure, html)
-    result = {"cluster": machine.name, "model": sized.name, **found.to_json()}
+    result = {"cluster": machine.name, "model": sized.name, **planned.to_json()}
     names = [table.name for table in sized.tables]
     if figure is not None:
         plan_figures(result["scales"], chosen_scale(result), figure)
@@ -168,9 +168,9 @@ def plan(
         write_page(html, plan_page(result, names, machine, question, earlier))
     notes: list[str] = []
     if out is not None and for_torchrec:
-        notes = write_torchrec(out, found.job_plan(), sized, machine.node_of(range(found.job_plan().gpus)))
+        notes = write_torchrec(out, planned.job_plan(), sized, machine.node_of(range(planned.job_plan().gpus)))
     elif out is not None:
-        write_plan(out, found.job_plan(), sized, machine)
+        write_plan(out, planned.job_plan(), sized, machine)
     if json:
         print_json({**result, "out": str(out) if out is not None else None, "notes": notes})
     else:

@@ -103,11 +103,11 @@ def project(
 
     The job is taken from a recorded trace or from a model file.
     """
-    from dessim.commands.arguments import ProjectArguments, parse_algorithms
-    from dessim.commands.asked import Asked, Named
+    from dessim.commands.questions.arguments import ProjectArguments, parse_algorithms
+    from dessim.commands.questions.question import NamedQuestion, Question
+    from dessim.commands.questions.what_if import project_rows
     from dessim.commands.support.inputs import NamedCluster, NamedJob
     from dessim.commands.support.projection import Projection
-    from dessim.commands.what_if import project_rows
     from dessim.golden.file import write_golden
     from dessim.results.figures import throughput
     from dessim.results.rows import fitting
@@ -156,7 +156,8 @@ def project(
             print_projection(rows)
         stop_partial(cut, known, json, "name fewer GPUs or strategies", csv, figure, draw, golden, html)
     if golden is not None:
-        write_golden(golden, Asked(job, machine, arguments, Named(named_job, named_cluster, arguments)), known)
+        named_question = NamedQuestion(named_job, named_cluster, arguments)
+        write_golden(golden, Question(job, machine, arguments, named_question), known)
     if csv is not None:
         write_projection_csv(csv, rows)
     if figure is not None:

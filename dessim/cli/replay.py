@@ -53,11 +53,11 @@ def replay(
 
     Compares the predicted step times with the measured ones.
     """
-    from dessim.commands.arguments import ReplayArguments, parse_algorithms
-    from dessim.commands.asked import Asked, Named
+    from dessim.commands.questions.arguments import ReplayArguments, parse_algorithms
+    from dessim.commands.questions.question import NamedQuestion, Question
+    from dessim.commands.questions.what_if import replay_object
     from dessim.commands.replay import counters_of, timeline_of
     from dessim.commands.support.inputs import NamedCluster, NamedJob
-    from dessim.commands.what_if import replay_object
     from dessim.golden.file import write_golden
     from dessim.results.show import print_replay
     from dessim.results.timeline import write_timeline
@@ -78,13 +78,14 @@ def replay(
     request, changes = arguments.request(loaded, machine), arguments.changes(machine)
     try:
         with showing_progress(time_budget) as progress:
-            result, found = replay_object(request, changes, progress)
+            result, values = replay_object(request, changes, progress)
     except OutOfTime as cut:
         header = loaded.header
         known = {"cluster": machine.name, "strategy": header.strategy, "ranks": header.world_size}
         stop_partial(cut, known, json, "replay fewer ranks or steps", timeline, golden, html)
     if golden is not None:
-        write_golden(golden, Asked(loaded, machine, arguments, Named(named_job, named_cluster, arguments)), found)
+        named_question = NamedQuestion(named_job, named_cluster, arguments)
+        write_golden(golden, Question(loaded, machine, arguments, named_question), values)
     if timeline is not None:
         write_timeline(timeline, timeline_of(result.record), counters_of(result.record))
     if html is not None:
@@ -98,8 +99,8 @@ def replay(
             ("cluster", cluster_line(machine)),
             ("batch", batch_of(loaded.header)),
         ]
-        write_page(html, replay_page(found, loaded.header.name, result.step_rows(), machine, question, earlier))
+        write_page(html, replay_page(values, loaded.header.name, result.step_rows(), machine, question, earlier))
     if json:
-        print_json({**found, "partial": False})
+        print_json({**values, "partial": False})
     else:
-        print_replay(found)
+        print_replay(values)

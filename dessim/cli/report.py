@@ -31,7 +31,7 @@ def report(
     html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what became slower or faster between two runs, and why.
+    """Show what became slower or faster between two runs, and why.
 
     The exit code is 0 whatever is found.
     """
@@ -43,38 +43,39 @@ def report(
     from dessim.units import parse_share
 
     share = parse_quantity("--beyond", beyond, parse_share)
-    found = compare(before, after, share)
+    comparison = compare(before, after, share)
     if csv is not None:
-        both = [*found.slower, *found.faster]
+        both = [*comparison.slower, *comparison.faster]
         rows = [{**d.case, **{key: value for key, value in d.to_json().items() if key != "case"}} for d in both]
         axes = list(both[0].case) if both else []
         write_text(csv, data_csv(rows, (*axes, *_CSV)))
-    result = {"before": str(before), "after": str(after), "beyond": share, **found.to_json()}
+    result = {"before": str(before), "after": str(after), "beyond": share, **comparison.to_json()}
     if html is not None:
         write_page(html, differences_page(result, before.name, after.name, [("command", command_line(context))]))
     if json:
         print_json(result)
         return
-    _print(found, most)
+    _print(comparison, most)
 
 
-def _print(found: Comparison, most: int) -> None:
+def _print(comparison: Comparison, most: int) -> None:
     from dessim.units import format_count
 
-    for axis, (one, other) in found.changed.items():
+    for axis, (one, other) in comparison.changed.items():
         print(f"{axis}: {one} -> {other}")
-    for title, differences in (("slower", found.slower), ("faster", found.faster)):
+    for title, differences in (("slower", comparison.slower), ("faster", comparison.faster)):
         if differences:
             _table(title, differences, most)
-    for case, one, other in found.fits[:most]:
+    for case, one, other in comparison.fits[:most]:
         print(f"{_text(case)}: {one.replace('_', ' ')} -> {other.replace('_', ' ')}")
-    for title, cases in (("only in the first run", found.only_before), ("only in the second run", found.only_after)):
+    runs = (("only in the first run", comparison.only_before), ("only in the second run", comparison.only_after))
+    for title, cases in runs:
         if cases:
             print(f"{title}: {len(cases):,}, such as {_text(cases[0])}")
-    compared = len(found.slower) + len(found.faster) + len(found.fits) + found.same
+    compared = len(comparison.slower) + len(comparison.faster) + len(comparison.fits) + comparison.same
     print(
-        f"{format_count(compared)} cases compared: {len(found.slower):,} slower, {len(found.faster):,} faster, "
-        f"{found.same:,} the same, {len(found.fits):,} with another status"
+        f"{format_count(compared)} cases compared: {len(comparison.slower):,} slower, "
+        f"{len(comparison.faster):,} faster, {comparison.same:,} the same, {len(comparison.fits):,} with another status"
     )
 
 

@@ -16,7 +16,7 @@ from dessim.units import format_time
 
 @guarded
 def tenants(
-    page: Annotated[Path, typer.Argument(help="TOML file of jobs. Format: docs/tenants.md.", show_default=False)],
+    jobs: Annotated[Path, typer.Argument(help="TOML file of jobs. Format: docs/tenants.md.", show_default=False)],
     algorithm: AlgorithmOption = None,
     transport: TransportOption = None,
     fold: FoldOption = Fold.ON,
@@ -29,17 +29,17 @@ def tenants(
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
-    from dessim.commands.arguments import named_algorithms, parse_algorithms
+    from dessim.commands.questions.arguments import named_algorithms, parse_algorithms
     from dessim.commands.support.tenants_file import load_tenants_file
     from dessim.commands.tenants import TenantsRequest, run_tenants
     from dessim.results.show import print_caveats, print_intervals, print_text
     from dessim.results.tables import print_table
     from dessim.results.tenants_tables import jobs_table, utilisation_table
 
-    jobs = load_tenants_file(page)
-    machine = with_profile(load_cluster(jobs.cluster), transport)
+    tenants_file = load_tenants_file(jobs)
+    machine = with_profile(load_cluster(tenants_file.cluster), transport)
     request = TenantsRequest(
-        tenants=jobs,
+        tenants=tenants_file,
         cluster=machine,
         algorithms=named_algorithms(parse_algorithms(algorithm or ())),
         folding=fold is Fold.ON,

@@ -52,11 +52,11 @@ def topo_show(cluster: ClusterArgument, json: JsonOption = False) -> None:
     from dessim.cluster import describe, load_cluster
     from dessim.results.show import print_description
 
-    found = describe(load_cluster(cluster))
+    described = describe(load_cluster(cluster))
     if json:
-        print_json(found)
+        print_json(described)
     else:
-        print_description(found)
+        print_description(described)
 
 
 @topo.command("check")
@@ -140,8 +140,8 @@ def topo_import(
     cluster = done.cluster
     files = [str(path) for path in done.files]
     if json:
-        found = {"kind": cluster.kind, "nodes": cluster.n_nodes, "gpus": cluster.n_gpus}
-        print_json({"files": files, **found, "assumed": list(done.assumed), "left_out": list(done.left_out)})
+        size_of = {"kind": cluster.kind, "nodes": cluster.n_nodes, "gpus": cluster.n_gpus}
+        print_json({"files": files, **size_of, "assumed": list(done.assumed), "left_out": list(done.left_out)})
     else:
         size = f"{cluster.n_nodes:,} servers, {cluster.n_gpus:,} GPUs"
         print(f"{' and '.join(files)}: {cluster.kind}, {size}; next: dessim topo check {out}")
@@ -187,14 +187,14 @@ def topo_diff(
     from dessim.commands.topo_diff import run_diff
     from dessim.results.tables import print_table, table_of
 
-    found = run_diff(a, b)
+    differences = run_diff(a, b)
     if json:
-        print_json({"differences": [{"key": line.key, "a": line.a, "b": line.b} for line in found]})
-    elif found:
-        print_table(table_of(("key", a, b), [(line.key, line.a, line.b) for line in found], left=("key", a, b)))
+        print_json({"differences": [{"key": line.key, "a": line.a, "b": line.b} for line in differences]})
+    elif differences:
+        print_table(table_of(("key", a, b), [(line.key, line.a, line.b) for line in differences], left=("key", a, b)))
     else:
         print(f"{a} and {b} describe the same cluster")
-    if found:
+    if differences:
         raise typer.Exit(1)
 
 

@@ -27,11 +27,11 @@ def trace_info(trace: TraceArgument, json: JsonOption = False) -> None:
     from dessim.trace.describe import describe_trace
     from dessim.trace.io import load_trace
 
-    found = describe_trace(load_trace(trace))
+    described = describe_trace(load_trace(trace))
     if json:
-        print_json(found)
+        print_json(described)
     else:
-        print_trace(found)
+        print_trace(described)
 
 
 @trace.command("check")
@@ -65,20 +65,20 @@ def trace_collectives(
     """
     from dessim.calibrate.profile import with_profile
     from dessim.cluster import load_cluster
-    from dessim.commands.trace_collectives import hold_against
+    from dessim.commands.trace_collectives import predict_collectives
     from dessim.errors import CheckFailed
-    from dessim.results.show import print_held
+    from dessim.results.show import print_predicted_trace
     from dessim.trace.io import load_trace
     from dessim.units import parse_share, percent
 
     most = parse_quantity("--bound", bound, parse_share)
-    held = hold_against(load_trace(trace), with_profile(load_cluster(cluster), transport))
+    predicted = predict_collectives(load_trace(trace), with_profile(load_cluster(cluster), transport))
     if json:
-        print_json({**held.to_json(), "bound": most})
+        print_json({**predicted.to_json(), "bound": most})
     else:
-        print_held(held.to_json())
-    if held.median_error > most:
-        raise CheckFailed(f"{trace}: median error {percent(held.median_error)} is more than {percent(most)}")
+        print_predicted_trace(predicted.to_json())
+    if predicted.median_error > most:
+        raise CheckFailed(f"{trace}: median error {percent(predicted.median_error)} is more than {percent(most)}")
 
 
 @trace.command("import")
@@ -106,22 +106,22 @@ def trace_import(
     if not name or not out.name.endswith(".trace"):
         raise UsageError(f"--out {out}: name the folder NAME.trace")
     check_free(out)
-    found = import_kineto(profiles, name)
-    write_trace(out, found.header, found.ranks)
-    header = found.header
+    imported = import_kineto(profiles, name)
+    write_trace(out, imported.header, imported.ranks)
+    header = imported.header
     summary = {
         "trace": str(out),
         "ranks": header.world_size,
         "backend": header.backend,
         "device": header.device,
         "steps": list(header.recorded_steps),
-        "ops": sum(len(ops) for ops in found.ranks),
-        "lacking": list(found.lacking),
+        "ops": sum(len(ops) for ops in imported.ranks),
+        "lacking": list(imported.lacking),
     }
     if json:
         print_json(summary)
         return
     where = f"{header.world_size} ranks ({header.backend} on {header.device})"
     print(f"{out}: {where}, {len(header.recorded_steps)} steps, {summary['ops']:,} ops")
-    for sentence in found.lacking:
+    for sentence in imported.lacking:
         print(f"lacking: {sentence}")

@@ -108,26 +108,26 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
     from dessim.results.scatter import predicted_against_measured
     from dessim.results.tables import print_table
     from dessim.units import percent
-    from dessim.validate.published import broken, by, default_folder, hold_published, summaries_by_band
+    from dessim.validate.published import broken, default_folder, errors_by, predict_readings, summaries_by_band
 
     folder = default_folder()
-    held = hold_published(folder)
-    rows = [one.to_json() for one in held]
-    problems = broken(held, folder)
+    readings = predict_readings(folder)
+    rows = [one.to_json() for one in readings]
+    problems = broken(readings, folder)
     if csv:
         write_text(csv, data_csv(rows, tuple(rows[0])))
     if figure:
         predicted_against_measured(rows, figure)
     if json:
-        bands = {name: summary.to_json() for name, summary in summaries_by_band(held).items()}
+        bands = {name: summary.to_json() for name, summary in summaries_by_band(readings).items()}
         print_json({"bands": bands, "cases": rows, "broken": problems})
     else:
-        print_table(error_table(by(held, lambda one: one.cluster), "cluster"))
-        print_table(error_table(by(held, lambda one: one.op)))
-        print_table(error_table(by(held, lambda one: "all")))
+        print_table(error_table(errors_by(readings, lambda one: one.cluster), "cluster"))
+        print_table(error_table(errors_by(readings, lambda one: one.op)))
+        print_table(error_table(errors_by(readings, lambda one: "all")))
         inside = ", ".join(
             f"{name}: {percent(summary.covered)}"
-            for name, summary in summaries_by_band(held).items()
+            for name, summary in summaries_by_band(readings).items()
             if summary.covered is not None
         )
         print(f"within their 80 % intervals: {inside}")
@@ -136,7 +136,8 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
 
 
 def read_measured(path: Path) -> dict[str, object]:
-    found = read_json(path)
-    if not isinstance(found, dict) or "calibration" not in found:
+    """The measurements in a file that `--save` wrote. Raises FileError."""
+    measured = read_json(path)
+    if not isinstance(measured, dict) or "calibration" not in measured:
         raise FileError(path, "", "not measurements that --save wrote: it has no calibration")
-    return found
+    return measured

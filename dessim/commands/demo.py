@@ -24,12 +24,12 @@ from dessim.calibrate.fit import TransportFit, cluster_toml, fit_transport
 from dessim.cluster import Cluster, load_cluster
 from dessim.cluster.drawing.draw import draw
 from dessim.commands.project import run_projection
+from dessim.commands.questions.what_if import ALL, parse_changes, what_if_projected
 from dessim.commands.replay import Replay, counters_of, replay, timeline_of
 from dessim.commands.support.demo_programs import TrainerPrograms
 from dessim.commands.support.demo_screen import print_summary, print_warning, showing_stages
 from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Projection
-from dessim.commands.what_if import ALL, parse_changes, what_if_projected
 from dessim.errors import CheckFailed, UsageError
 from dessim.files import write_json, write_text
 from dessim.results.pages.demo import fastest_row, write_report
@@ -58,7 +58,7 @@ LARGE_BATCH_PER_GPU = 1024
 PLANNED_GPUS = 64
 """GPUs for which the recorded job is planned, which takes a few seconds of CPU time."""
 Planner = Callable[[Job, Cluster, int, int], dict[str, Any]]
-"""dessim.plan.answer.planned, which the command hands in because plans are built on commands."""
+"""dessim.plan.answer.planned. The command line passes it in, since dessim.plan imports this package."""
 _SOURCES = {"ml-100k": "GroupLens, from the recbole wheel", "synthetic": "Zipf ids with a planted teacher"}
 
 

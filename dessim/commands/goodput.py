@@ -93,7 +93,7 @@ def goodput(
 
     The intervals are `every` seconds where given, the best one found by simulation, half and twice that, and the optima
     of Young (1974) and Daly (2006). `seed` draws the failures. Raises UsageError for fewer than 2 runs, where no work
-    survives or too much happens to be simulated, and OutOfTime.
+    survives, or where there are too many events to simulate, and OutOfTime.
     """
     if runs < 2:
         raise UsageError(f"--runs {runs}: a mean with a confidence interval needs at least 2")

@@ -28,6 +28,6 @@ def run_ids(request: IdsRequest) -> MeasuredLog:
     if request.out.resolve() in {path.resolve() for path in request.logs}:
         raise UsageError(f"{request.out}: -o names a file of the log, which would be overwritten")
     log = open_log(request.logs)
-    found = measure(log.names, log.parts, ", ".join(str(path) for path in request.logs))
-    write_text(request.out, as_toml(found, request.logs))
-    return found
+    measured = measure(log.names, log.parts, ", ".join(str(path) for path in request.logs))
+    write_text(request.out, as_toml(measured, request.logs))
+    return measured

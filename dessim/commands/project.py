@@ -128,7 +128,8 @@ def plans_of(request: ProjectRequest) -> list[Plan]:
 def _servers_of(request: ProjectRequest, plan: Plan, n_gpus: int) -> Servers | None:
     """The dedicated servers of a row; None where the plan has none or `AUTO` finds no room for any.
 
-    What is not modelled for dedicated servers keeps the servers that answer at once, a lower bound.
+    Under `AUTO`, a plan with options that are not modelled for dedicated servers keeps servers that answer at once: a
+    lower bound.
     """
     spec = None if plan.groups else spec_of(plan.strategy)
     if request.servers is None or spec is None or not spec.has_servers:
@@ -197,8 +198,8 @@ def _row(
         )
 
     if several:
-        found = median_step(workload, max(gpu.variation for gpu in gpus), run, progress, runs)
-        record, split = found.record, found.breakdown()
+        median = median_step(workload, max(gpu.variation for gpu in gpus), run, progress, runs)
+        record, split = median.record, median.breakdown()
     else:
         record = run(workload, progress)
         split = breakdown(record)

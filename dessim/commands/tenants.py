@@ -158,8 +158,8 @@ def run_tenants(request: TenantsRequest, progress: Progress | None = None) -> Te
     """
     for table in request.tenants.job:
         if table.n_gpus > request.cluster.n_gpus:  # before anything is made for each of its GPUs
-            found = f"cluster {request.cluster.name} has {request.cluster.n_gpus:,} GPUs"
-            raise CapacityError(f"job {table.name!r}: {found}, too few for {table.n_gpus:,} ranks")
+            has = f"cluster {request.cluster.name} has {request.cluster.n_gpus:,} GPUs"
+            raise CapacityError(f"job {table.name!r}: {has}, too few for {table.n_gpus:,} ranks")
     priced = [_price(table, request.cluster) for table in request.tenants.job]
     outcomes = simulate_tenants(
         RouteCache(request.cluster, request.folding),

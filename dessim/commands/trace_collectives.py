@@ -34,7 +34,7 @@ from dessim.workload.one_collective import collective_task, collectives_at_once
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
+class PredictedCollective:
     """One recorded collective and its predictions, in seconds.
 
     `described_s`: from the cluster's description. `predicted_s`: the same with NCCL, otherwise from a fit to all other
@@ -86,10 +86,10 @@ class Predicted:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """The collectives of a trace. `cluster` has the costs of a fit to all of them, `fit`, or is as described (None)."""
+class PredictedTrace:
+    """The collectives of a trace. `fit`: a fit to all of them, whose costs `cluster` has; None: it is as described."""
 
-    rows: tuple[Predicted, ...]
+    rows: tuple[PredictedCollective, ...]
     cluster: Cluster
     fit: Overheads | None = None
 
@@ -122,10 +122,10 @@ class Held:
             absolute = [abs(p / row.measured_s - 1) for p, row in pairs if p is not None]
             return {"median": median(absolute), "worst": max(absolute)}
 
-        found = {"described": errors([row.described_s for row in self.rows])}
+        of_method = {"described": errors([row.described_s for row in self.rows])}
         if self.fit is not None:
-            found["left_out"] = errors([row.predicted_s for row in self.rows])
-            found["rates_fitted"] = errors([row.rates_fitted_s for row in self.rows])
+            of_method["left_out"] = errors([row.predicted_s for row in self.rows])
+            of_method["rates_fitted"] = errors([row.rates_fitted_s for row in self.rows])
         return {
             "cluster": self.cluster.name,
             "n": len(self.rows),
@@ -134,12 +134,12 @@ class Held:
             "median_error": self.median_error,
             "worst_error": self.worst_error,
             "covered": self.covered,
-            "errors": found,
+            "errors": of_method,
             "collectives": [row.to_json() for row in self.rows],
         }
 
 
-def hold_against(trace: Trace, cluster: Cluster) -> Held:
+def predict_collectives(trace: Trace, cluster: Cluster) -> PredictedTrace:
     """Predict every collective of `trace` that moves bytes.
 
     Raises UsageError where there are none, or too few for a fit, and CapacityError where the cluster is too small.
@@ -156,14 +156,14 @@ def hold_against(trace: Trace, cluster: Cluster) -> Held:
         if collective.collective is Collective.ALL_TO_ALL:
             rest = after_last_start(collective, trace.header.groups[collective.group], seconds)
             seconds, _ = run_alone(rest, trace, cluster)
-        rows.append(_with_bar(Predicted(collective, algorithm, seconds, seconds), None, cluster))
-    return Held(tuple(rows), cluster)
+        rows.append(_with_bar(PredictedCollective(collective, algorithm, seconds, seconds), None, cluster))
+    return PredictedTrace(tuple(rows), cluster)
 
 
 def after_last_start(collective: Matched, members: Sequence[int], seconds: float) -> Matched:
     """An uneven all_to_all without the messages that had arrived when the last rank started.
 
-    These are the messages between ranks of which both had started `seconds` before, as long as the whole takes.
+    These are the messages of pairs of ranks that had both started at least `seconds` earlier, the time of the whole.
     """
     if any(op.splits is None for op in collective.ops.values()):
         return collective
@@ -176,7 +176,7 @@ def after_last_start(collective: Matched, members: Sequence[int], seconds: float
     return replace(collective, ops=ops)
 
 
-def _fitted(recorded: Sequence[Matched], trace: Trace, cluster: Cluster) -> Held:
+def _fitted(recorded: Sequence[Matched], trace: Trace, cluster: Cluster) -> PredictedTrace:
     """Each collective predicted from a fit to the others, and a spread from the errors of the others."""
     # The described cluster chooses the algorithm, and all runs of a collective keep it: times of different algorithms
     # could not be split into overheads, latencies and transfer.
@@ -194,20 +194,22 @@ def _fitted(recorded: Sequence[Matched], trace: Trace, cluster: Cluster) -> Held
         fitted = with_overheads(cluster, fits[number].op_overhead, fits[number].latency_factor)
         predicted_s, _ = run_alone(collective, trace, fitted, algorithms[number])
         with_rates_s = fits_with_rates[number].seconds(timed[number])
-        rows.append(Predicted(collective, algorithms[number], described[number][0], predicted_s, with_rates_s))
+        rows.append(
+            PredictedCollective(collective, algorithms[number], described[number][0], predicted_s, with_rates_s)
+        )
     errors = [_left_out(row, cluster) for row in rows]
     barred = [
         _with_bar(row, spread_of([*errors[:number], *errors[number + 1 :]]), cluster) for number, row in enumerate(rows)
     ]
-    return Held(tuple(barred), with_overheads(cluster, fit.op_overhead, fit.latency_factor), fit)
+    return PredictedTrace(tuple(barred), with_overheads(cluster, fit.op_overhead, fit.latency_factor), fit)
 
 
-def _left_out(row: Predicted, cluster: Cluster) -> LeftOut:
+def _left_out(row: PredictedCollective, cluster: Cluster) -> LeftOut:
     error = math.log(row.predicted_s / row.measured_s)
     return LeftOut(str(row.recorded.collective), row.size, servers_of(cluster, list(row.recorded.ops)) > 1, error)
 
 
-def _with_bar(row: Predicted, spread: Spread | None, cluster: Cluster) -> Predicted:
+def _with_bar(row: PredictedCollective, spread: Spread | None, cluster: Cluster) -> PredictedCollective:
     return replace(row, bar=bar_of(cluster, row.recorded.collective, row.size, list(row.recorded.ops), spread))
 
 

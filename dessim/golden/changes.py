@@ -145,23 +145,23 @@ def changes_of(before: Sequence[Values], now: Sequence[Values], tolerance: float
     """The steps that differ by more than `tolerance`, a share, in their time, bytes or memory; rows are those of
     `kept`."""
     old, new = _by_label(before), _by_label(now)
-    found = []
+    changes = []
     for label in [*old, *(label for label in new if label not in old)]:
         problem = _problem(old.get(label), new.get(label))
         if problem:
-            found.append(StepChange(strategy=label[0], gpus=label[1], problem=problem))
+            changes.append(StepChange(strategy=label[0], gpus=label[1], problem=problem))
         elif label in old and any(_differs(old[label][key], new[label][key], tolerance) for key in _BEFORE):
-            found.append(_step_change(old[label], new[label], tolerance))
-    return tuple(found)
+            changes.append(_step_change(old[label], new[label], tolerance))
+    return tuple(changes)
 
 
 def _by_label(rows: Sequence[Values]) -> dict[tuple[str, int, int], Values]:
     """Rows by strategy, number of GPUs, and how many such rows came before."""
-    found: dict[tuple[str, int, int], Values] = {}
+    labelled: dict[tuple[str, int, int], Values] = {}
     for row in rows:
-        number = sum(key[:2] == (row["strategy"], row["gpus"]) for key in found)
-        found[row["strategy"], row["gpus"], number] = row
-    return found
+        number = sum(key[:2] == (row["strategy"], row["gpus"]) for key in labelled)
+        labelled[row["strategy"], row["gpus"], number] = row
+    return labelled
 
 
 def _problem(old: Values | None, new: Values | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dessim.commands.asked import Asked
+from dessim.commands.questions.question import Question
 from dessim.errors import FileError
 from dessim.golden.causes import causes_of
 from dessim.golden.changes import StepChange, changes_of, kept, plain
@@ -60,21 +60,23 @@ class CheckResult:
 def read_askable(path: str | Path) -> Golden:
     """A golden file whose question can be asked again. Raises FileError for another file."""
     golden = read_golden(path)
-    if golden.named is None:
+    if golden.question is None:
         raise FileError(
             golden.path, "request", "was recorded from Python objects; run the Python test that compares with it"
         )
     return golden
 
 
-def ask_again(golden: Golden, progress: Progress | None = None) -> tuple[Asked, dict[str, Any]]:
+def ask_again(golden: Golden, progress: Progress | None = None) -> tuple[Question, dict[str, Any]]:
     """The question of a golden file (`read_askable`), and the answer of today. Raises what the question raises."""
-    assert golden.named is not None
-    asked = golden.named.load()
-    return asked, asked.answer(progress)
+    assert golden.question is not None
+    question = golden.question.load()
+    return question, question.answer(progress)
 
 
-def compared(golden: Golden, asked: Asked, answer: Mapping[str, Any], tolerance: float | None = None) -> CheckResult:
+def compared(
+    golden: Golden, question: Question, answer: Mapping[str, Any], tolerance: float | None = None
+) -> CheckResult:
     """An answer against a golden file, within its tolerance or another one."""
     allowed = golden.tolerance if tolerance is None else tolerance
     rows = [kept(row) for row in rows_of(answer)]
@@ -84,5 +86,5 @@ def compared(golden: Golden, asked: Asked, answer: Mapping[str, Any], tolerance:
         tolerance=allowed,
         steps=len(golden.rows),
         changes=changes,
-        causes=causes_of(changes, golden.inputs, inputs_of(asked)) if changes else (),
+        causes=causes_of(changes, golden.inputs, inputs_of(question)) if changes else (),
     )

@@ -27,8 +27,8 @@ from typing import Any, Literal, TypeVar
 import pydantic
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dessim.commands.arguments import ProjectArguments, ReplayArguments
-from dessim.commands.asked import Arguments, Asked, Named
+from dessim.commands.questions.arguments import ProjectArguments, ReplayArguments
+from dessim.commands.questions.question import Arguments, NamedQuestion, Question
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.plain import Plain
 from dessim.errors import FileError
@@ -81,24 +81,24 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """The content of a golden file. `named`: the question, None where it cannot be asked again."""
+    """The content of a golden file. `question`: None where it cannot be asked again."""
 
     path: Path
     tolerance: float
-    named: Named | None
+    question: NamedQuestion | None
     inputs: Inputs
     rows: tuple[dict[str, Any], ...]
 
 
-def write_golden(path: str | Path, asked: Asked, answer: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:
+def write_golden(path: str | Path, question: Question, answer: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:
     """Write a question and its answer, the object of `--json`."""
     path = Path(path)
-    inputs = inputs_of(asked)
+    inputs = inputs_of(question)
     content = {
         "schema_version": 1,
         "dessim": inputs.version,
         "tolerance": tolerance,
-        "request": None if asked.named is None else _request(asked.named, path.parent),
+        "request": None if question.named is None else _request(question.named, path.parent),
         "inputs": {"question": inputs.question, "job": inputs.job, "cluster": inputs.cluster},
         "rows": [kept(row) for row in rows_of(answer)],
     }
@@ -114,7 +114,7 @@ def read_golden(path: str | Path) -> Golden:
         raise _wrong(path, error) from None
     inputs = Inputs(file.dessim, *(file.inputs.get(name, {}) for name in ("question", "job", "cluster")))
     rows = tuple(row.model_dump() for row in file.rows)
-    return Golden(path, file.tolerance, _named(path, file.request), inputs, rows)
+    return Golden(path, file.tolerance, _question(path, file.request), inputs, rows)
 
 
 def rows_of(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -123,12 +123,11 @@ def rows_of(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return rows
 
 
-def inputs_of(asked: Asked) -> Inputs:
+def inputs_of(question: Question) -> Inputs:
     """The inputs of a question as they are now."""
-    question = {
-        key: str(value) for key, value in asked.arguments.to_json().items() if key not in ("strategies", "gpus")
-    }
-    return Inputs(installed_version(), question, job_facts(asked.job), cluster_facts(asked.cluster))
+    arguments = question.arguments.to_json().items()
+    values = {key: str(value) for key, value in arguments if key not in ("strategies", "gpus")}
+    return Inputs(installed_version(), values, job_facts(question.job), cluster_facts(question.cluster))
 
 
 def installed_version() -> str:
@@ -139,7 +138,7 @@ def installed_version() -> str:
         return "unknown"
 
 
-def _request(named: Named, folder: Path) -> dict[str, Any]:
+def _request(question: NamedQuestion, folder: Path) -> dict[str, Any]:
     """The question as JSON values, with files relative to `folder`."""
 
     def relative(name: str) -> str:
@@ -148,15 +147,15 @@ def _request(named: Named, folder: Path) -> dict[str, Any]:
         path = os.path.relpath(name, folder)
         return path if path.startswith("..") else f"./{path}"
 
-    study = "project" if isinstance(named.arguments, ProjectArguments) else "replay"
+    study = "project" if isinstance(question.arguments, ProjectArguments) else "replay"
     return {
-        "job": named.job.moved(relative).to_json(),
-        "cluster": named.cluster.moved(relative).to_json(),
-        study: named.arguments.moved(relative).to_json(),
+        "job": question.job.moved(relative).to_json(),
+        "cluster": question.cluster.moved(relative).to_json(),
+        study: question.arguments.moved(relative).to_json(),
     }
 
 
-def _named(path: Path, request: Mapping[str, Mapping[str, Any]] | None) -> Named | None:
+def _question(path: Path, request: Mapping[str, Mapping[str, Any]] | None) -> NamedQuestion | None:
     """The question, with files relative to the current folder. Raises FileError."""
     if request is None:
         return None
@@ -164,13 +163,13 @@ def _named(path: Path, request: Mapping[str, Mapping[str, Any]] | None) -> Named
     if len(studies) != 1 or set(request) != {"job", "cluster", studies[0]}:
         raise FileError(path, "request", f"needs job, cluster, and one of {' and '.join(_STUDIES)}")
 
-    def found(name: str) -> str:
+    def from_here(name: str) -> str:
         is_file = name.startswith((".", "/")) or Path(name).suffix  # shipped names have none
         return str(path.parent / name) if is_file else name
 
     def part(kind: type[Part], key: str, values: Mapping[str, Any]) -> Part:
         try:
-            return kind.from_json(values).moved(found)
+            return kind.from_json(values).moved(from_here)
         except KeyError as unknown:
             raise FileError(path, f"request.{key}", f"unknown key {unknown}") from None
         except ValidationError as error:
@@ -183,7 +182,7 @@ def _named(path: Path, request: Mapping[str, Mapping[str, Any]] | None) -> Named
         else part(ReplayArguments, study, request[study])
     )
     job, cluster = part(NamedJob, "job", request["job"]), part(NamedCluster, "cluster", request["cluster"])
-    return Named(job, cluster, arguments)
+    return NamedQuestion(job, cluster, arguments)
 
 
 def _wrong(path: Path, error: ValidationError, within: str = "") -> FileError:

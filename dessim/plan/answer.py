@@ -12,11 +12,11 @@ from dessim.workload.scale import Job
 def planned(job: Job, cluster: Cluster, gpus: int, batch_per_gpu: int) -> dict[str, Any]:
     """The fastest plan of a job, its samples/s with their 80 % interval, and its lead over the best single strategy."""
     scale = run_plan(PlanRequest(job, cluster, [gpus], batch_per_gpu, per_gpu=True)).best
-    best = scale.found.best
-    alone = [candidate.row for candidate in scale.found.candidates if not candidate.tables]
+    best = scale.plans.best
+    alone = [candidate.row for candidate in scale.plans.candidates if not candidate.tables]
     fastest = max(alone, key=lambda row: row.samples_per_s) if alone else None
     bar, step_s = best.row.bar, best.row.breakdown.step_time_s
-    ends = None if bar is None else [scale.found.batch / seconds for seconds in reversed(bar.interval(step_s))]
+    ends = None if bar is None else [scale.plans.batch / seconds for seconds in reversed(bar.interval(step_s))]
     return {
         "model": job.model.name,
         "gpus": gpus,

@@ -36,7 +36,7 @@ class ByRank:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "capacity_bytes"}
 
     def extremes(self) -> dict[str, list[float]]:
-        """The least and the most of each load that any rank has."""
+        """The smallest and the largest value of each load, over all ranks."""
         return {name: [float(load.min()), float(load.max())] for name, load in self._loads().items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _rounded(value: float) -> float:
 
 
 def load_by_rank(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> ByRank:
-    """The loads of a plan on equal GPUs; `symbols` are those of the job."""
+    """The loads of a plan on GPUs of one type. `symbols`: those of the job."""
     plan = plan.pipelined()
     symbols = plan.symbols(symbols)
     owners = owners_of(plan, job.model, symbols)

@@ -1,11 +1,11 @@
 """Tables whose rows are spilt to the host's memory, as choices of the planner.
 
-Spilling a table frees memory of GPUs, and costs copies of the rows that a step misses. It saves no other time, so it is
-tried only where memory is short: where nothing fits, some choice does not, or the best plan fills a GPU to more than
-half. The program then weighs the seconds of each table's misses against the bytes that they free, together with all
-other choices: a large table whose ids are seldom new is spilt first.
+Spilling a table frees memory of GPUs, and costs copies of the rows that miss the cache. By itself it makes no step
+faster, so it is tried only where memory is short: where no plan fits, some choice does not fit a GPU, or the best plan
+fills a GPU to more than half. The program (`choose`) then weighs the seconds of each table's misses against the bytes
+that spilling it frees, together with all other choices. Large tables with few new ids in each step are spilt first.
 
-Caches have the size of the distinct rows of the last 2, 8, 32 ... 2,048 steps.
+A cache holds the distinct rows of the last 2, 8, 32 ... 2,048 steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dessim.cluster import Cluster
 from dessim.commands.support.step import to_host
 from dessim.errors import UsageError
 from dessim.plan.choose import least_memory
-from dessim.plan.limits import MANY_TABLES
+from dessim.plan.limits import MAX_TABLES_IN_FULL
 from dessim.plan.loads import COMPUTE, MEMORY, Choice, Load, Loads
 from dessim.plan.place import Placed
 from dessim.workload.ids import IdLaw
@@ -29,10 +29,12 @@ from dessim.workload.spilt import SLOT, SLOT_OF_ROW, SPILLABLE
 from dessim.workload.symbol_values import floats_of
 
 _STEPS = (2, 8, 32, 128, 512, 2048)
-_STEPS_OF_MANY = (2, 32, 512)
+_STEPS_IF_MANY_TABLES = (2, 32, 512)
+"""The steps whose rows a cache holds."""
 _LEAST_FREED = 0.1
 """The share of a table's bytes that spilling it must free."""
-_SHORT = 0.5
+_SHORT_FILL = 0.5
+"""The share of a GPU's memory above which memory is short."""
 
 
 def to_host_of(cluster: Cluster, gpus: int) -> float | None:
@@ -46,7 +48,7 @@ def to_host_of(cluster: Cluster, gpus: int) -> float | None:
 def memory_is_short(loads: Loads, placed: Sequence[Placed]) -> bool:
     """Whether some choice does not fit a GPU, or the best of `placed` fills one to more than half."""
     best = min(placed, key=lambda one: one.seconds)
-    if best.loads[:, MEMORY].max() > _SHORT * loads.room:
+    if best.loads[:, MEMORY].max() > _SHORT_FILL * loads.room:
         return True
     return any(
         load is not None and least_memory(loads, choice, load) > loads.room
@@ -81,7 +83,7 @@ def with_caches(
         owners = {"table_wise": 1, "row_wise": loads.workers}.get(choice.strategy, choice.parts)
         floats = floats_of(model, [width // choice.column_parts for width in model.widths])
         row_bytes = floats["W"] * symbols["sr"] + floats["O"] * symbols["so"]
-        for steps in _STEPS if loads.tables <= MANY_TABLES else _STEPS_OF_MANY:
+        for steps in _STEPS if loads.tables <= MAX_TABLES_IN_FULL else _STEPS_IF_MANY_TABLES:
             spilt = replace(choice, cache=steps)
             by_choice[spilt] = tuple(
                 None if load is None else _spilt(load, choice, law, of_step, steps, owners, float(size), bandwidth)
@@ -95,7 +97,10 @@ def with_caches(
 def _spilt(
     load: Load, choice: Choice, law: IdLaw, draws: float, steps: int, owners: int, row_bytes: float, bandwidth: float
 ) -> Load | None:
-    """The load of a table on each of its `owners` if these cache the rows of the last `steps` steps, of `draws` ids."""
+    """The load of a table on each of its `owners` if these cache the rows of the last `steps` steps.
+
+    `draws`: the ids of a step. None if that frees too little memory.
+    """
     cached = round(law.unique(steps * draws) / owners)
     rows = law.vocabulary / owners
     kept = cached * (row_bytes + SLOT) + rows * SLOT_OF_ROW

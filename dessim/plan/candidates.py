@@ -1,4 +1,4 @@
-"""Candidates of a job on one number of GPUs: plans that are simulated, and those found near the best of them."""
+"""Candidates of a job on one number of GPUs: simulated plans, and further ones found near the best of them."""
 
 from __future__ import annotations
 
@@ -40,13 +40,19 @@ _SETTLED = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """A job to plan. `batch` samples a step, all workers together. `pinned`: the choice of some tables, by number.
-    `strategies`: those that all other tables may have, and `spilt` if rows may be in the host's memory. `graphs`,
-    `network`: as in ProjectRequest. `by_table`: leave out strategies that train the whole model in another form.
-    `given`: plans of tables that compete, by the names of their files. `codecs`: the formats in which values travel.
-    `replicas`: the numbers of replicas of the tables to try; None: those that may pay. `routed`: where all simulations
-    keep their routes; None: each for itself."""
+class PlanProblem:
+    """A job to plan on one number of GPUs.
+
+    `batch`: samples a step, all workers together.
+    `pinned`: the choice of some tables, by number.
+    `graphs`, `network`: as in ProjectRequest.
+    `strategies`: those that all other tables may have, and `spilt` if rows may be in the host's memory.
+    `by_table`: leave out strategies that train the whole model in another form.
+    `given`: plans of tables that compete, by the names of their files.
+    `codecs`: the formats in which values travel.
+    `replicas`: the numbers of replicas of the tables to try; None: those that may pay.
+    `routed`: where all simulations keep their routes; None: each has its own cache.
+    """
 
     job: Job
     cluster: Cluster
@@ -71,9 +77,10 @@ class Search:
 class Candidate:
     """A simulated plan: of `tables`, or of a strategy for the whole model if there are none.
 
-    `estimate_s`: its step by formula; None for strategies of whole models. `source`: the file of a plan that was given;
-    empty for those that were found. `codecs`: the formats in which its values travel.
-    `replicas`: of the tables.
+    `estimate_s`: its step by formula; None for strategies of whole models, and for given plans.
+    `source`: the file of a given plan; empty for those that were found.
+    `codecs`: the formats in which its values travel.
+    `replicas`: the number of replicas of the tables.
     """
 
     row: Projection
@@ -121,116 +128,118 @@ class _Unpriced(NamedTuple):
     replicas: int = 1
 
 
-def simulate(asked: Search, best: Sequence[Placed], progress: Progress) -> tuple[list[Candidate], tuple[str, ...]]:
-    """The finalists, the strategies of whole models and given plans, simulated; and which given plans do not fit.
+def simulate(
+    problem: PlanProblem, best: Sequence[Placed], progress: Progress
+) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The finalists, the strategies of whole models and given plans, simulated; and why some given plans do not fit.
 
-    Raises CapacityError if none fits.
+    Raises CapacityError if none fits, and UsageError if none sends what the codecs encode.
     """
-    whole = {} if asked.pinned else _whole_plans(asked)
+    whole = {} if problem.pinned else _whole_plans(problem)
     best = [placed for placed in best if _only_strategy(placed) not in whole]
-    given = [plan for job in asked.given.values() for plan in job.composed(asked.model)]
+    given = [plan for job in problem.given.values() for plan in job.composed(problem.model)]
     candidates = [_Unpriced(plan, codecs=own) for plan, own in whole.values()]
-    candidates += _composed(asked, best)
-    theirs = zip(given, asked.given.items(), strict=True)
+    candidates += _composed(problem, best)
+    theirs = zip(given, problem.given.items(), strict=True)
     candidates += [_Unpriced(plan, job.tables, None, file, job.codecs, job.replicas) for plan, (file, job) in theirs]
     if not candidates:
-        raise UsageError(f"--codecs {asked.codecs}: no plan of {asked.model.name} sends what they encode")
-    rows = _rows(asked, [candidate.plan for candidate in candidates], progress)
+        raise UsageError(f"--codecs {problem.codecs}: no plan of {problem.model.name} sends what they encode")
+    rows = _rows(problem, [candidate.plan for candidate in candidates], progress)
     pairs = list(zip(rows, candidates, strict=True))
-    found = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
+    simulated = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
     misfits = [(candidate.source, row) for row, candidate in pairs if isinstance(row, Misfit)]
-    return found, tuple(f"{file}: {row.reason}" for file, row in misfits if file)
+    return simulated, tuple(f"{file}: {row.reason}" for file, row in misfits if file)
 
 
 def step_of(candidate: Candidate) -> float:
-    """Seconds of its step, to nine digits."""
+    """Seconds of a candidate's step, to nine digits."""
     return rounded(candidate.row.breakdown.step_time_s)
 
 
-def recoded(asked: Search, candidate: Candidate, codecs: CodecConfig) -> Candidate | None:
+def recoded(problem: PlanProblem, candidate: Candidate, codecs: CodecConfig) -> Candidate | None:
     """A candidate with other codecs, simulated; None where it sends nothing that they encode, or does not fit."""
-    tables, model = candidate.tables, asked.model
+    tables, model = candidate.tables, problem.model
     planned = compose(model, tables, candidate.replicas) if tables else plan_of(candidate.row.strategy, model)
     with suppress(UsageError, CapacityError):
         plan, own = encoded(planned, model, codecs)
-        (row,) = _rows(asked, [plan], Progress(), rough=False)
+        (row,) = _rows(problem, [plan], Progress(), rough=False)
         if isinstance(row, Projection):
             return replace(candidate, row=row, plan=plan, codecs=own)
     return None
 
 
-def _composed(asked: Search, placed: Sequence[Placed]) -> list[_Unpriced]:
+def _composed(problem: PlanProblem, placed: Sequence[Placed]) -> list[_Unpriced]:
     """The candidates of `placed`, without those that send nothing to encode where codecs are asked for."""
-    found: list[_Unpriced] = []
+    unpriced: list[_Unpriced] = []
     for one in placed:
         with suppress(UsageError):
-            plan, own = encoded(compose(asked.model, one.tables, one.replicas), asked.model, asked.codecs)
-            found.append(_Unpriced(plan, one.tables, one.seconds, "", own, one.replicas))
-    return found
+            plan, own = encoded(compose(problem.model, one.tables, one.replicas), problem.model, problem.codecs)
+            unpriced.append(_Unpriced(plan, one.tables, one.seconds, "", own, one.replicas))
+    return unpriced
 
 
-def _rows(asked: Search, plans: Sequence[Plan], progress: Progress, rough: bool = True) -> list[Row]:
+def _rows(problem: PlanProblem, plans: Sequence[Plan], progress: Progress, rough: bool = True) -> list[Row]:
     """A row of each plan. Raises CapacityError if none fits."""
     request = ProjectRequest(
-        job=asked.job,
-        cluster=asked.cluster,
+        job=problem.job,
+        cluster=problem.cluster,
         strategies=[],
-        gpus=[asked.gpus],
-        batch_per_worker=asked.batch // asked.gpus,
+        gpus=[problem.gpus],
+        batch_per_worker=problem.batch // problem.gpus,
         servers=None,
-        graphs=asked.graphs,
-        network=asked.network,
+        graphs=problem.graphs,
+        network=problem.network,
         rough=rough,
         composed=plans,
     )
-    return run_projection(request, progress, routed=asked.routed)
+    return run_projection(request, progress, routed=problem.routed)
 
 
-def refined(asked: Search, loads: Loads, simulated: Sequence[Candidate]) -> list[Candidate]:
+def refined(problem: PlanProblem, loads: Loads, simulated: Sequence[Candidate]) -> list[Candidate]:
     """Further plans near the best of `simulated` that has a strategy for each table and was not given."""
-    found: list[Candidate] = []
+    further: list[Candidate] = []
 
     def simulated_steps(changed: Sequence[Placed]) -> dict[tuple[TablePlan, ...], float]:
-        unpriced = _composed(asked, changed)
+        unpriced = _composed(problem, changed)
         with suppress(CapacityError):  # none fits
-            rows = _rows(asked, [one.plan for one in unpriced], Progress()) if unpriced else []
+            rows = _rows(problem, [one.plan for one in unpriced], Progress()) if unpriced else []
             pairs = zip(rows, unpriced, strict=True)
             new = [Candidate(row, *candidate) for row, candidate in pairs if isinstance(row, Projection)]
-            found.extend(new)
+            further.extend(new)
             return {one.tables: one.row.breakdown.step_time_s for one in new}
         return {}
 
     ours = sorted((one for one in simulated if not one.source and one.replicas == 1), key=step_of)
-    of_tables = [(tables, one) for one in ours if (tables := _tables_of(asked, one))]
+    of_tables = [(tables, one) for one in ours if (tables := _tables_of(problem, one))]
     starts = {tables: one.row.breakdown.step_time_s for tables, one in of_tables[:_STARTS]}
-    nodes = asked.cluster.node_of(np.arange(asked.gpus))
-    refine(loads, starts, asked.strategies, asked.pinned, asked.model.widths, nodes, simulated_steps)
-    return found
+    nodes = problem.cluster.node_of(np.arange(problem.gpus))
+    refine(loads, starts, problem.strategies, problem.pinned, problem.model.widths, nodes, simulated_steps)
+    return further
 
 
-def settled(asked: Search, ranked: Sequence[Candidate]) -> list[Candidate]:
+def settled(problem: PlanProblem, ranked: Sequence[Candidate]) -> list[Candidate]:
     """`ranked` with the best `_SETTLED` simulated in full, not roughly; the fastest first."""
     pairs = [(one, False) for one in ranked]
     while not all(is_settled for _, is_settled in pairs[:_SETTLED]):
         first = [one for one, is_settled in pairs[:_SETTLED] if not is_settled]
-        rows = _rows(asked, [one.plan for one in first], Progress(), rough=False)
+        rows = _rows(problem, [one.plan for one in first], Progress(), rough=False)
         again = [(replace(one, row=r), True) for one, r in zip(first, rows, strict=True) if isinstance(r, Projection)]
         kept = [pair for pair in pairs[:_SETTLED] if pair[1]]
         pairs = sorted([*kept, *again, *pairs[_SETTLED:]], key=lambda pair: order(pair[0]))
     return [one for one, _ in pairs]
 
 
-def order(found: Candidate) -> tuple[float, bool, bool]:
-    """The fastest first; of equal plans those of tables, and those that were found."""
-    return step_of(found), not found.tables, bool(found.source)
+def order(candidate: Candidate) -> tuple[float, bool, bool]:
+    """Fastest first; ties prefer plans of tables, then found plans to given ones."""
+    return step_of(candidate), not candidate.tables, bool(candidate.source)
 
 
-def _tables_of(asked: Search, candidate: Candidate) -> tuple[TablePlan, ...]:
+def _tables_of(problem: PlanProblem, candidate: Candidate) -> tuple[TablePlan, ...]:
     """How a candidate trains each table; empty for strategies that train the model in another form."""
     name = candidate.row.strategy
     if candidate.tables or name not in GROUPED:
         return candidate.tables
-    return tables_of_strategy(name, asked.model, asked.gpus)
+    return tables_of_strategy(name, problem.model, problem.gpus)
 
 
 def _only_strategy(placed: Placed) -> str:
@@ -241,12 +250,14 @@ def _only_strategy(placed: Placed) -> str:
     return strategies.pop() if len(strategies) == 1 and not any(table.ranks for table in placed.tables) else ""
 
 
-def _whole_plans(asked: Search) -> dict[str, tuple[Plan, CodecConfig]]:
-    """The plans of the strategies that can train the whole model, and their codecs, by name, without those that tables
-    must not have."""
+def _whole_plans(problem: PlanProblem) -> dict[str, tuple[Plan, CodecConfig]]:
+    """The plan and the codecs of each strategy that can train the whole model, by name.
+
+    Strategies that tables must not have are left out.
+    """
     plans = {}
     for name in WHOLE:
-        if name in asked.strategies or not (asked.by_table or name in TABLE_STRATEGIES):
+        if name in problem.strategies or not (problem.by_table or name in TABLE_STRATEGIES):
             with suppress(UsageError):
-                plans[name] = encoded(plan_of(name, asked.model), asked.model, asked.codecs)
+                plans[name] = encoded(plan_of(name, problem.model), problem.model, problem.codecs)
     return plans

@@ -3,9 +3,10 @@
     estimate = dense part + for each strategy that has tables: compute of its busiest worker + messages of its busiest
                worker, and not less than all messages and inputs with the AllReduce of dense gradients
 
-The program leaves open which worker owns a table that is placed whole. It requires only that no worker is below the
-mean, or below any one shard, and so its optimum is at most the estimate of any placement. Seconds are in milliseconds
-inside, where HiGHS's tolerances are small.
+The program leaves open which worker owns a table that is placed whole. It requires only that the busiest worker has at
+least the mean load, and at least any single shard. So its optimum is at most the estimate of any placement.
+
+Times are in ms inside, so that HiGHS's absolute tolerances are negligible.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from dessim.workload.composed import SPILT
 
 _MS = 1e3
 _TOLERANCE = 4e-3
-_NODES = 200
-"""Branches at which HiGHS stops. A limit of time would make the plan depend on the machine."""
+_MAX_BRANCHES = 200
+"""Nodes of branch and bound after which HiGHS stops. A limit of time would make the plan depend on the machine."""
 _HASHED_WORKERS = 48
-"""The program holds this many of the workers that own the most of some table."""
+"""Workers that the program has rows for where tables are spread by hash: those that own the most of some table."""
 _TIMED = STAGES[:3]
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A choice for each table, and the seconds that no plan with these choices allowed can beat, by formula."""
+    """A choice for each table. `bound`: the least seconds, by formula, of any plan that the program allows."""
 
     choices: tuple[Choice, ...]
     bound: float
@@ -42,24 +43,27 @@ class Chosen:
 
 @dataclass(slots=True)
 class _Program:
-    """Rows of a mixed-integer program `minimise cost x, rows @ x <= limits`."""
+    """A mixed-integer program: minimise one variable of `x`, where low <= rows @ x <= high.
+
+    `whole`: 1 for a variable that is 0 or 1. `cells`: row, column and value. `limits`: low and high of each row.
+    """
 
     whole: list[int] = field(default_factory=list)
     cells: list[tuple[int, int, float]] = field(default_factory=list)
     limits: list[tuple[float, float]] = field(default_factory=list)
 
     def variable(self, *, whole: bool = False) -> int:
-        """A variable from 0, up to 1 if it is `whole`."""
+        """A new variable: 0 or 1 if it is `whole`, otherwise any number from 0."""
         self.whole.append(int(whole))
         return len(self.whole) - 1
 
     def row(self, terms: Mapping[int, float], low: float, high: float) -> None:
-        """low <= sum of terms <= high."""
+        """Require low <= sum of terms <= high. `terms`: the factor of each variable."""
         self.cells += [(len(self.limits), variable, value) for variable, value in terms.items() if value]
         self.limits.append((low, high))
 
     def solve(self, objective: int) -> tuple[Floats, float] | None:
-        """The values of all variables that minimise variable `objective`, and a lower bound; None if there are none."""
+        """All variables where variable `objective` is least, and a lower bound of it; None without a solution."""
         # Here, because scipy.optimize takes half a second to import, and `dessim.project` needs no plan.
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
@@ -70,14 +74,14 @@ class _Program:
         cost[objective] = 1.0
         whole = np.array(self.whole)
         with _silent():
-            found = milp(
+            solution = milp(
                 cost,
                 constraints=LinearConstraint(matrix, *np.array(self.limits).T),
                 integrality=whole,
                 bounds=Bounds(0.0, np.where(whole == 1, 1.0, np.inf)),
-                options={"mip_rel_gap": _TOLERANCE, "node_limit": _NODES},
+                options={"mip_rel_gap": _TOLERANCE, "node_limit": _MAX_BRANCHES},
             )
-        return None if found.x is None else (found.x, float(found.mip_dual_bound))
+        return None if solution.x is None else (solution.x, float(solution.mip_dual_bound))
 
 
 @contextmanager
@@ -96,7 +100,7 @@ def _silent() -> Iterator[None]:
 
 
 def choose(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice] | None = None) -> Chosen | None:
-    """The best choices among `families`, and for `pinned` tables those given; None if nothing fits the memory."""
+    """The best choices among `families`, with those of `pinned` tables as given; None if nothing fits the memory."""
     options = allowed(loads, families, pinned or {})
     if not all(options):
         return None
@@ -135,7 +139,7 @@ def choose(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice]
 
 
 def allowed(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice]) -> list[list[Choice]]:
-    """The choices of each table that are allowed and fit a GPU alone. A pinned table may be spilt as others may."""
+    """The allowed choices of each table that fit a GPU by themselves. A pinned table may be spilt where others may."""
     return [
         [
             choice
@@ -169,7 +173,7 @@ def _load(loads: Loads, choice: Choice, table: int) -> Load:
 def _stages(
     program: _Program, loads: Loads, strategy: str, ours: Sequence[tuple[int, Choice, int]], used: int
 ) -> dict[str, int]:
-    """The variables of a strategy's seconds by stage: those of its busiest worker, and what it costs at all."""
+    """The variable of a strategy's seconds in each stage: on its busiest worker, with its fixed costs."""
     fixed: Fixed = loads.fixed[strategy]
     start = {"compute": fixed.floor, "messages": fixed.messages, "input": fixed.input}
     stages = {}

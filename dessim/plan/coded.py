@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dessim.errors import CapacityError, UsageError
-from dessim.plan.candidates import Candidate, Search, order, recoded, step_of
-from dessim.plan.search import Found, loaded, search
+from dessim.plan.candidates import Candidate, PlanProblem, order, recoded, step_of
+from dessim.plan.search import RankedPlans, loaded, search
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.workload.codecs import PLAIN, Buffer, CodecConfig, parse_codec
@@ -25,7 +25,7 @@ Allowed = Mapping[Buffer, Sequence[str]]
 """The codecs that each kind of values may have, as text, in the order in which the user names them."""
 EXACT = "fp32"
 NONE: Allowed = dict.fromkeys(Buffer, (EXACT,))
-"""Values as they are."""
+"""No codec for any kind of values."""
 
 
 def parse_allowed(text: str) -> Allowed:
@@ -41,33 +41,35 @@ def parse_allowed(text: str) -> Allowed:
     return {buffer: codecs or [EXACT] for buffer, codecs in allowed.items()}
 
 
-def search_codecs(asked: Search, allowed: Allowed, progress: Progress) -> Found:
+def search_codecs(problem: PlanProblem, allowed: Allowed, progress: Progress) -> RankedPlans:
     """Plan a job on one number of GPUs with `allowed` codecs.
 
     Raises CapacityError if nothing fits, UsageError, and OutOfTime.
     """
     starts = _starts(allowed)
     if starts == [PLAIN]:
-        return search(asked, progress)
-    asked = replace(asked, routed=RouteCache(asked.cluster))
-    found: list[Found] = []
+        return search(problem, progress)
+    problem = replace(problem, routed=RouteCache(problem.cluster))
+    searched: list[RankedPlans] = []
     reasons: list[CapacityError] = []
     for number, codecs in enumerate(starts):
-        require_floats(asked.model, codecs)
+        require_floats(problem.model, codecs)
         try:
-            found.append(search(_with(asked, codecs), progress.within(number, len(starts), "codecs")))
+            searched.append(search(_with(problem, codecs), progress.within(number, len(starts), "codecs")))
         except CapacityError as error:
             reasons.append(error)
-        asked = replace(asked, given={})  # they compete once, as they are
-    if not found:
+        problem = replace(problem, given={})  # given plans compete once, as they are
+    if not searched:
         raise reasons[0]
-    candidates = [candidate for one in found for candidate in one.candidates]
-    candidates += _other_kinds(asked, min(candidates, key=order), allowed)
+    candidates = [candidate for one in searched for candidate in one.candidates]
+    candidates += _other_kinds(problem, min(candidates, key=order), allowed)
     ranked = tuple(sorted(candidates, key=order))
-    bound = min(one.bound_s for one in found)
-    best = min(one.bound_s * (1 + one.gap) for one in found)
-    refused = tuple(reason for one in found for reason in one.refused)
-    return Found(asked.gpus, asked.batch, ranked, bound, best / bound - 1, loaded(asked, ranked[0].plan), refused)
+    bound = min(one.bound_s for one in searched)
+    best = min(one.bound_s * (1 + one.gap) for one in searched)
+    refused = tuple(reason for one in searched for reason in one.refused)
+    return RankedPlans(
+        problem.gpus, problem.batch, ranked, bound, best / bound - 1, loaded(problem, ranked[0].plan), refused
+    )
 
 
 def _starts(allowed: Allowed) -> list[CodecConfig]:
@@ -80,28 +82,28 @@ def _starts(allowed: Allowed) -> list[CodecConfig]:
     return list({str(config): config for config in configs}.values())
 
 
-def _with(asked: Search, codecs: CodecConfig) -> Search:
-    """The search with these codecs, which leave whole the rows that they encode. Raises UsageError."""
+def _with(problem: PlanProblem, codecs: CodecConfig) -> PlanProblem:
+    """The problem with these codecs. They encode whole rows, so no columns are split. Raises UsageError."""
     if not set(codecs.by_buffer) - {Buffer.DENSE}:
-        return replace(asked, codecs=codecs)
-    split = [table for table, choice in asked.pinned.items() if choice.family == "column_wise"]
+        return replace(problem, codecs=codecs)
+    split = [table for table, choice in problem.pinned.items() if choice.family == "column_wise"]
     if split:
         raise UsageError(
             f"--codecs {codecs}: codecs encode whole rows, and --keep splits the columns of table {split[0]}"
         )
-    strategies = [name for name in asked.strategies if name != "column_wise"]
-    return replace(asked, codecs=codecs, strategies=strategies)
+    strategies = [name for name in problem.strategies if name != "column_wise"]
+    return replace(problem, codecs=codecs, strategies=strategies)
 
 
-def _other_kinds(asked: Search, best: Candidate, allowed: Allowed) -> list[Candidate]:
-    """`best` with the other codecs of each kind of values, one kind after the other; the fastest is changed further."""
+def _other_kinds(problem: PlanProblem, best: Candidate, allowed: Allowed) -> list[Candidate]:
+    """`best` with other codecs, simulated: one kind of values after the other, each from the fastest plan so far."""
     known = {str(best.codecs)}
     tried: list[Candidate] = []
     for buffer in Buffer:
         own = {kind: str(codec) for kind, codec in best.codecs.by_buffer.items()}
         for codec in allowed[buffer]:
             codecs = CodecConfig.of({kind: codec if kind is buffer else own.get(kind, EXACT) for kind in Buffer})
-            changed = recoded(asked, best, codecs) if str(codecs) not in known else None
+            changed = recoded(problem, best, codecs) if str(codecs) not in known else None
             known.add(str(codecs))
             if changed is not None:
                 tried.append(changed)

@@ -1,8 +1,9 @@
 """Costs of each table with each strategy, by formula: seconds of compute and of messages, and bytes of memory.
 
-The ops are those of the strategies' plans, evaluated for one table. A load has two parts: that of every worker
-(`everywhere`), and what the owners of its rows have together (`owned`). Owners are either one worker, for a table that
-is placed whole or by columns, or all workers with the shares that hash placement gives them.
+The ops are those of the strategies' plans, evaluated for one table. A load has two parts: what every worker has
+(`everywhere`), and what the owners of its rows have together (`owned`). The owner is one worker for a table that is
+placed whole, or for each part of one split by columns. With hash placement all workers are owners, with shares that
+follow from the hash.
 
     compute    kernels of forward, backward and optimizer, without launches
     messages   collectives of forward and backward, without starts
@@ -43,7 +44,7 @@ COMPUTE, MEMORY = STAGES.index("compute"), STAGES.index("memory")
 STRATEGIES = (*TABLE_STRATEGIES, SPILT)
 """Strategies that tables may have, and the word for rows in the host's memory."""
 _LEAST_COLUMNS = 16
-"""A table is not split into fewer columns than these: shorter rows use the memory's bandwidth badly."""
+"""The fewest columns of a part of a split table: shorter rows use the memory's bandwidth badly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Choice:
 
     @property
     def column_parts(self) -> int:
-        """Among how many owners its columns are split."""
+        """The number of owners among which its columns are split."""
         return self.parts if self.strategy == "table_wise" else 1
 
     @property
@@ -89,8 +90,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Costs of a strategy that any table has: seconds of launching its kernels, of their floors, and of starting
-    its collectives in forward and backward, and in input."""
+    """Seconds of a strategy that do not depend on its tables.
+
+    `launch`: launches of its kernels, which its compute cannot undercut. `floor`: what its kernels take besides their
+    work. `messages`, `input`: starts of its collectives in forward and backward, and of those in input.
+    """
 
     launch: float
     floor: float
@@ -132,11 +136,12 @@ def loads_of(
     codecs: CodecConfig = PLAIN,
     replicas: int = 1,
 ) -> Loads:
-    """The loads of all tables with all strategies. `server`: the GPUs of each of several servers; 0 if there are none.
-    `codecs`: the formats of values on the wire. With `replicas`, the workers are those of a block, and no columns are
-    split; `rate_of` then takes a block for a server.
+    """The loads of all tables with all strategies.
 
-    Raises UsageError where none can train the model.
+    `server`: the GPUs of each server where there are several; 0 otherwise. `codecs`: the formats of values on the wire.
+    With `replicas`, the workers are those of a block, no columns are split, and `rate_of` takes a block for a server.
+
+    Raises UsageError where no strategy can train the model.
     """
     n = int(symbols["N"]) // replicas
     groups, refusals = {}, []
@@ -194,7 +199,9 @@ def _rates(plan: Plan, symbols: Mapping[str, float], rate_of: RateOf) -> dict[st
     """The rate of each collective of a plan, near its size with all tables in one strategy."""
     of_job = plan.symbols(symbols)
     return {
-        op.name: rate_of(op.collective, op.even_size(of_job), op.span) for op in plan.ops if op.collective is not None
+        op.name: rate_of(op.collective, op.even_size(of_job), op.participants)
+        for op in plan.ops
+        if op.collective is not None
     }
 
 
@@ -206,15 +213,17 @@ def _parts(model: Model, n: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """Symbols of all workers, or of those of a block, and each table's part of them; `joint` [tables]: the distinct ids
-    of the global batch."""
+    """Symbols of all workers, or of those of a block, and each table's part of them.
+
+    `joint` [tables]: the distinct ids of the global batch.
+    """
 
     symbols: Mapping[str, float]
     counts: Mapping[str, Floats]
     joint: Floats | None = None
 
     def block(self, model: Model, replicas: int) -> _Scope:
-        """That of one of `replicas` blocks of these workers."""
+        """The scope of one block, where these workers are `replicas` blocks."""
         of_block = block_of(self.symbols, replicas)
         counts, distinct = counts_by_table(model, of_block), self.symbols["U"] / self.counts["U"].sum()
         names = symbols_of_blocks(self.symbols, replicas)
@@ -223,7 +232,7 @@ class _Scope:
 
 
 def _symbols(group: TableGroup, scope: _Scope, floats: Mapping[str, Floats], table: int) -> dict[str, float]:
-    """The symbols of a scope with those of a group that has one table alone, of which a row has `floats` [1]."""
+    """The symbols of a scope, with those of a group whose only table is `table`. `floats` [1]: those of a row."""
     names, job, counts = ("F", "V", "m", "u", "U"), scope.symbols, scope.counts
     own = {group.symbol(name): job[name] * float(counts[name][table] / counts[name].sum()) for name in names}
     if group.replicas > 1 and scope.joint is not None:
@@ -233,12 +242,12 @@ def _symbols(group: TableGroup, scope: _Scope, floats: Mapping[str, Floats], tab
 
 
 def _is_of(op: PlannedOp, group: TableGroup) -> bool:
-    """Whether an op of a composed plan, or one that encodes or decodes for it, is that of a group of tables."""
+    """Whether an op of a composed plan belongs to a group of tables, or encodes or decodes for one that does."""
     return (op.part_of or op.name).endswith(f".{group.name}")
 
 
 def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu, rates: Mapping[str, Rate]) -> Load:
-    """The load of the table that `symbols` describe. Owned parts are those of all owners together."""
+    """The load of the table that `symbols` describe. `owned` is that of all owners together."""
     n = symbols["N"]
     owned_names = (*group.owned, *(["UR"] if group.replicas > 1 else []))
     owner = {**symbols, **{group.symbol(name): symbols[group.symbol(name)] * n for name in owned_names}}
@@ -253,7 +262,7 @@ def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu,
         into[stage] += _seconds(op, values, gpu, plan, rates)
         copies = 2 if op.phase is Phase.INPUT else 1  # of this step's ids and of the next one's
         into[MEMORY] += copies * result_bytes(op, values)
-    # Rows of tables with named owners count at these.
+    # Rows of tables with named owners count at the owners, all others at every worker.
     placed = group.placement in (Placement.TABLES, Placement.SERVERS)
     rows = group.rows_held.evaluate(owner if placed else symbols)
     row = sum(size.evaluate(symbols) for size in (group.row_bytes, group.state_bytes, INDEX))

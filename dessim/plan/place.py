@@ -1,4 +1,4 @@
-"""Shards on workers, by load: greedy, the heaviest first, then moves and swaps that shorten the busiest worker."""
+"""Places shards on workers by load: greedily, heaviest first, then by moves and swaps that relieve the busiest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dessim.workload.composed import ON_SERVERS, TablePlan
 _ROUNDS = 300
 _SPLITS, _TRIED = 8, 6
 """How often shards are split, and how many are tried each time."""
-_NORM = 12
+_P_NORM = 12  # order of the norm that stands for the maximum
 _DIGITS = 10
 """Decimals of loads that are compared, relative to their means. The last bits differ between processors."""
 _GAIN = 1e-9
@@ -22,8 +22,11 @@ _GAIN = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A strategy and owners for each table. `seconds`: the estimate of a step. `loads` [workers, 4]: by stage, of
-    tables alone; bytes of memory are the last. `replicas` of the tables, each on a block of workers."""
+    """A strategy and owners for each table.
+
+    `seconds`: the estimate of a step. `loads` [workers, 4]: by stage, of tables alone; bytes of memory are the last.
+    `replicas`: the number of replicas of the tables, each on a block of workers.
+    """
 
     tables: tuple[TablePlan, ...]
     seconds: float
@@ -45,7 +48,7 @@ def rounded(seconds: float) -> float:
 
 
 def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes: Ints) -> Placed | None:
-    """Owners for the tables that `choices` place whole or by columns; None if the memory of no worker has room left.
+    """Owners for the tables that `choices` place whole or by columns; None if some shard fits the memory of no worker.
 
     `widths`: columns of each table. `nodes` [workers]: the server of each worker.
     """
@@ -61,10 +64,10 @@ def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes:
     shards = _shards(loads, choices)
     owner = np.zeros(0, dtype=np.int64)
     if len(shards.table):
-        found = _greedy(shards, loads.room - others[:, MEMORY], nodes)
-        if found is None:
+        greedy = _greedy(shards, loads.room - others[:, MEMORY], nodes)
+        if greedy is None:
             return None
-        owner = _improved(shards, found, loads.room - others[:, MEMORY])
+        owner = _improved(shards, greedy, loads.room - others[:, MEMORY])
     placed = _by_worker(shards, owner, loads.workers)
     tables = []
     for number, (choice, width) in enumerate(zip(choices, widths, strict=True)):
@@ -84,16 +87,16 @@ def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes:
 def split_further(
     loads: Loads, choices: Sequence[Choice], first: Placed, widths: Sequence[int], nodes: Ints, movable: Sequence[int]
 ) -> Placed:
-    """The plan `first` of `choices`, with the heaviest shards of `movable` tables split while that shortens it.
+    """The plan `first` of `choices`, with the heaviest shards of `movable` tables split while that makes it faster.
 
-    The program that chose the parts knows no owners: to it a shard may be as heavy as the mean of a worker.
+    The program that chose the parts knows no owners: to it, a shard as heavy as a worker's mean load is no problem.
     """
     best, choices = first, list(choices)
     for _ in range(_SPLITS):
         splits = [table for table in movable if choices[table].strategy == "table_wise"]
         heavy = [(_weight(loads, choices[table], table), table) for table in splits]
         tried: list[tuple[Placed, int, Choice]] = []
-        for _, table in sorted(heavy, key=lambda found: (-found[0], found[1]))[:_TRIED]:
+        for _, table in sorted(heavy, key=lambda entry: (-entry[0], entry[1]))[:_TRIED]:
             choice = replace(choices[table], parts=2 * choices[table].parts)
             if choice in loads.by_choice and loads.by_choice[choice][table] is not None:
                 changed = [choice if number == table else kept for number, kept in enumerate(choices)]
@@ -102,7 +105,7 @@ def split_further(
                     tried.append((placed, table, choice))
         if not tried:
             break
-        placed, table, choice = min(tried, key=lambda found: (rounded(found[0].seconds), found[1]))
+        placed, table, choice = min(tried, key=lambda entry: (rounded(entry[0].seconds), entry[1]))
         if placed.seconds >= best.seconds * (1 - 1e-6):
             break
         best, choices[table] = placed, choice
@@ -161,9 +164,10 @@ def _shards(loads: Loads, choices: Sequence[Choice]) -> _Shards:
 
 
 def _on_servers(loads: Loads, choices: Sequence[Choice], room: Floats) -> tuple[dict[int, int], Floats] | None:
-    """The first worker of each table's server, and what these tables load on each worker by stage [workers, 4].
+    """The first worker of each table's server, and the load of these tables by worker and stage [workers, 4].
 
-    The heaviest table first, each on the server with room where compute and messages grow least. None if there is none.
+    The heaviest table comes first. Each goes to the server with room that has the least compute and messages then.
+    None if no server has room for a table.
     """
     total, first_workers = np.zeros((loads.workers, len(STAGES))), {}
     on_servers = [table for table, choice in enumerate(choices) if choice.strategy == ON_SERVERS]
@@ -189,10 +193,10 @@ def _by_worker(shards: _Shards, owner: Ints, workers: int) -> Floats:
 
 
 def _greedy(shards: _Shards, room: Floats, nodes: Ints) -> Ints | None:
-    """The heaviest shard first, each where the busiest workers' compute and messages grow least.
+    """Owners of the shards: the heaviest shard first, each where the busiest workers' compute and messages grow least.
 
-    Of equal workers the least loaded one with room is taken, then one on the least loaded server, since servers share
-    NICs. No worker gets two parts of a table.
+    Of equal workers with room the least loaded one is taken, then one on the least loaded server, because its workers
+    share its NICs. No worker gets two parts of a table. None if a shard has no room anywhere.
     """
     load = shards.load[:, :MEMORY] / _means(shards, len(room))
     weight = np.maximum(load[:, :2].max(axis=1), shards.load[:, MEMORY] / max(room.max(), 1.0))
@@ -246,8 +250,11 @@ def _improved(shards: _Shards, owner: Ints, room: Floats) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class _Owned:
-    """The load of workers: compute and messages relative to their means (`busy` [workers, 2]) with `powers` of these,
-    bytes of memory [workers], and whether a worker `has` a part of a table [workers, tables]."""
+    """The load of workers.
+
+    `busy` [workers, 2]: compute and messages, relative to their means; `powers`: the same to the power of the norm.
+    `memory` [workers]: bytes. `has` [workers, tables]: whether a worker has a part of a table.
+    """
 
     busy: Floats
     powers: Floats
@@ -261,7 +268,7 @@ class _Owned:
         has = np.zeros((workers, int(shards.table.max()) + 1), dtype=bool)
         has[owner, shards.table] = True
         memory = np.bincount(owner, shards.load[:, MEMORY], minlength=workers).astype(np.float64, copy=False)
-        return cls(busy, busy**_NORM, memory, has)
+        return cls(busy, busy**_P_NORM, memory, has)
 
 
 def _best_step(
@@ -274,7 +281,7 @@ def _best_step(
     workers, busy, powers, memory = len(room), now.busy, now.powers, now.memory
     is_ours = owner == worker
     ours, others = is_ours.nonzero()[0], (~is_ours).nonzero()[0]
-    # Every other shard may come back in exchange, and from every other worker nothing.
+    # Any shard of another worker may come back in exchange, or nothing.
     everyone = np.arange(workers)
     partner = np.concatenate([owner[others], everyone[everyone != worker]])
     back = np.zeros((len(partner), 2))
@@ -290,8 +297,8 @@ def _best_step(
     given = stages[ours][:, None, :] - back
     total = powers.sum(axis=0)
     after = total - powers[worker] - powers[partner]
-    after = after + np.abs(busy[worker] - given) ** _NORM + np.abs(busy[partner] + given) ** _NORM
-    change = (np.maximum(after, 0.0) ** (1 / _NORM) - total ** (1 / _NORM)) @ seconds
+    after = after + np.abs(busy[worker] - given) ** _P_NORM + np.abs(busy[partner] + given) ** _P_NORM
+    change = (np.maximum(after, 0.0) ** (1 / _P_NORM) - total ** (1 / _P_NORM)) @ seconds
     change = np.where(allowed, change.round(_DIGITS), np.inf)
     mine, theirs = np.unravel_index(int(np.argmin(change)), change.shape)
     step = [(int(ours[mine]), int(partner[theirs]))]

@@ -1,4 +1,4 @@
-"""Costs of collectives on the user's fabric: a start and seconds per byte, from simulations near the size in question.
+"""Costs of collectives on the user's fabric, from simulations near the size in question: a start and seconds per byte.
 
 A line through 1 MiB and 64 MiB would be wrong for the small messages of small tables: libraries change protocol and
 algorithm with the size.
@@ -14,10 +14,12 @@ from dessim.sim.engine import simulate
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
 from dessim.workload.one_collective import collective_task, collectives_at_once
-from dessim.workload.plan import Span
+from dessim.workload.plan import Participants
 
-_SPAN = 16.0
-_LEAST = 2.0**10
+_SIZE_RATIO = 16.0
+"""The larger size of a line over the smaller one."""
+_SMALLEST = 2.0**10
+"""Bytes. The smaller size of a line is at least this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +30,31 @@ class Rate:
     per_byte: float
 
 
-RateOf = Callable[[Collective, float, Span], Rate]
-"""The rate of a collective whose size S is up to the given bytes, in all groups of its span at the same time."""
+RateOf = Callable[[Collective, float, Participants], Rate]
+"""The rate of a collective whose size S is up to the given bytes, while all groups of such participants run it."""
 
 
 def simulated_rates(routed: RouteCache, n: int, server: int = 0) -> RateOf:
-    """Rates on the first `n` GPUs, of servers with `server` each: lines through the simulated times of a size, rounded
-    up to a power of two, and of a sixteenth of it."""
-    known: dict[tuple[Collective, float, Span], float] = {}
+    """Rates on the first `n` GPUs, of servers with `server` GPUs each.
 
-    def seconds(op: Collective, size: float, span: Span) -> float:
-        if (op, size, span) not in known:
-            groups = dict(span.group(rank, n, server) for rank in range(n))
+    Each rate is a line through two simulated times: of the size, rounded up to a power of two, and of a sixteenth.
+    """
+    known: dict[tuple[Collective, float, Participants], float] = {}
+
+    def seconds(op: Collective, size: float, participants: Participants) -> float:
+        if (op, size, participants) not in known:
+            groups = dict(participants.group(rank, n, server) for rank in range(n))
             tasks = [(ranks, collective_task(op, size, group=name)) for name, ranks in groups.items()]
             workload = collectives_at_once(tasks, groups, n, name=str(op))
-            known[op, size, span] = simulate(routed.cluster, workload, routed=routed).end
-        return known[op, size, span]
+            known[op, size, participants] = simulate(routed.cluster, workload, routed=routed).end
+        return known[op, size, participants]
 
-    def rate_of(op: Collective, size: float, span: Span = Span.ALL) -> Rate:
+    def rate_of(op: Collective, size: float, participants: Participants = Participants.ALL) -> Rate:
         if n == 1 or size <= 0:
             return Rate(0.0, 0.0)
-        large = 2.0 ** math.ceil(math.log2(max(size, _LEAST * _SPAN)))
-        slow, fast = seconds(op, large, span), seconds(op, large / _SPAN, span)
-        per_byte = max(slow - fast, 0.0) / (large - large / _SPAN)
+        large = 2.0 ** math.ceil(math.log2(max(size, _SMALLEST * _SIZE_RATIO)))
+        slow, fast = seconds(op, large, participants), seconds(op, large / _SIZE_RATIO, participants)
+        per_byte = max(slow - fast, 0.0) / (large - large / _SIZE_RATIO)
         return Rate(max(slow - per_byte * large, 0.0), per_byte)
 
     return rate_of

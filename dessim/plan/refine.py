@@ -1,7 +1,7 @@
 """The best simulated plan, improved one table at a time, by simulation.
 
-The estimate that the candidates were chosen by knows neither overlap nor contention between messages. It is good
-enough to say which changes of a single table are worth simulating.
+The estimate by which the candidates were chosen knows neither overlap nor contention between messages. It is good
+enough to tell which changes of a single table are worth simulating.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dessim.arrays import Ints
 from dessim.plan.choose import allowed
-from dessim.plan.limits import MANY_TABLES
+from dessim.plan.limits import MAX_TABLES_IN_FULL
 from dessim.plan.loads import Choice, Loads
 from dessim.plan.place import Placed, place, rounded
 from dessim.workload.composed import TablePlan
@@ -33,11 +33,11 @@ def refine(
     nodes: Ints,
     simulate: Simulate,
 ) -> None:
-    """Simulate changes of the plans `starts`, given with the seconds of their steps, and of each better plan found.
+    """Simulate changes of the plans `starts`, and of each better plan found. `starts` has the seconds of their steps.
 
     `simulate` keeps what it simulates. Other arguments are those of `place` and `allowed`.
     """
-    if loads.tables > MANY_TABLES:
+    if loads.tables > MAX_TABLES_IN_FULL:
         return
     options = allowed(loads, strategies, pinned)
     known = dict(starts)
@@ -55,7 +55,7 @@ def _from(
     simulate: Simulate,
     known: dict[tuple[TablePlan, ...], float],
 ) -> None:
-    """Simulate changes of one plan. `known`: the plans that were simulated, which grow."""
+    """Simulate changes of one plan. `known`: the plans that were simulated; this adds its own."""
     choices = [_choice(loads, number, table) for number, table in enumerate(tables)]
     for _ in range(_ROUNDS):
         changed: dict[tuple[TablePlan, ...], tuple[Placed, list[Choice]]] = {}
@@ -66,17 +66,17 @@ def _from(
                 placed = place(loads, new, widths, nodes) if choice != choices[table] else None
                 if placed is not None and placed.tables not in known:
                     changed.setdefault(placed.tables, (placed, new))
-        best = sorted(changed.values(), key=lambda found: rounded(found[0].seconds))[:_SIMULATED]
+        best = sorted(changed.values(), key=lambda pair: rounded(pair[0].seconds))[:_SIMULATED]
         steps = simulate([placed for placed, _ in best])
         known |= steps
-        better = min(steps, key=lambda found: rounded(steps[found]), default=None)
+        better = min(steps, key=lambda tables: rounded(steps[tables]), default=None)
         if better is None or steps[better] >= step_s * (1 - _GAIN):
             return
         step_s, choices = steps[better], changed[better][1]
 
 
 def _caches_near(loads: Loads, choice: Choice) -> tuple[int, ...]:
-    """The caches that a table tries in place of that of `choice`: none, a smaller one, and a larger one."""
+    """The caches that a table tries: that of `choice`, none, the next smaller, and the next larger."""
     if not choice.cache:
         return (0,)
     caches = sorted({one.cache for one in loads.by_choice})

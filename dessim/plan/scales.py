@@ -9,11 +9,11 @@ from typing import Any
 
 from dessim.cluster import Cluster
 from dessim.errors import CapacityError, UsageError
-from dessim.plan.candidates import Search
+from dessim.plan.candidates import PlanProblem
 from dessim.plan.coded import NONE, Allowed, search_codecs
 from dessim.plan.loads import STRATEGIES, Choice
 from dessim.plan.prices import Prices
-from dessim.plan.search import Found
+from dessim.plan.search import RankedPlans
 from dessim.sim.engine import NetworkName
 from dessim.sim.progress import Progress
 from dessim.units import format_count
@@ -56,9 +56,9 @@ class PlanRequest:
     codecs: Allowed = field(default_factory=lambda: NONE)
     replicas: Sequence[int] | None = None
 
-    def at(self, gpus: int) -> Search:
+    def at(self, gpus: int) -> PlanProblem:
         """The job on one of `gpus`."""
-        return Search(
+        return PlanProblem(
             job=self.job,
             cluster=self.cluster,
             gpus=gpus,
@@ -75,66 +75,73 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The plans of one number of GPUs. `dollars_per_h`: None without prices. `watts`: at most, of the GPUs alone; None
-    where a part does not state its power. `on_front`: no other scale is faster at the same or a lower price."""
+    """The plans of one number of GPUs.
 
-    found: Found
+    `dollars_per_h`: None without prices.
+    `watts`: the most that the GPUs alone draw; None where a part does not state its power.
+    `on_front`: no other scale is as fast and cheaper, or faster at the same price or a lower one.
+    """
+
+    plans: RankedPlans
     dollars_per_h: float | None
     watts: float | None
     on_front: bool = False
 
     @property
     def samples_per_s(self) -> float:
-        return self.found.best.row.samples_per_s
+        return self.plans.best.row.samples_per_s
 
     def probability_of(self, target: float) -> float | None:
         """The probability that the best plan reaches `target` samples/s, by its error bar; None without one."""
-        bar = self.found.best.row.bar
+        bar = self.plans.best.row.bar
         if bar is None or bar.sigma == 0:
             return None
         return (1 + math.erf(math.log(self.samples_per_s / target) / (bar.sigma * math.sqrt(2)))) / 2
 
     def per_billion(self, rate: float | None) -> float | None:
-        """A quantity per second, for a billion samples."""
+        """A quantity per billion samples, from its `rate` per second."""
         return None if rate is None else rate * _BILLION / self.samples_per_s
 
     def to_json(self) -> dict[str, Any]:
-        found = self.found
-        best = found.best.row
+        plans = self.plans
+        best = plans.best.row
         leads: dict[str, float] = {}
-        for row in (candidate.row for candidate in found.candidates if not candidate.tables):
+        for row in (candidate.row for candidate in plans.candidates if not candidate.tables):
             # The fastest come first, and a strategy may be there with several codecs.
             leads.setdefault(row.strategy, best.samples_per_s / row.samples_per_s - 1)
-        plain = next((c.row.samples_per_s for c in found.candidates if not c.codecs), None)
-        rows = [c.to_json() | {"tie": tie} for c, tie in zip(found.candidates, found.ties(), strict=True)]
+        plain = next((c.row.samples_per_s for c in plans.candidates if not c.codecs), None)
+        rows = [c.to_json() | {"tie": tie} for c, tie in zip(plans.candidates, plans.ties(), strict=True)]
         hourly = None if self.dollars_per_h is None else self.dollars_per_h / _HOUR
         return {
-            "gpus": found.gpus,
-            "batch": found.batch,
+            "gpus": plans.gpus,
+            "batch": plans.batch,
             "samples_per_s": self.samples_per_s,
             "strategy": best.strategy,
-            "bound_s": found.bound_s,
-            "gap": found.gap,
+            "bound_s": plans.bound_s,
+            "gap": plans.gap,
             "leads": leads,
-            "codecs": found.best.codecs.text,
+            "codecs": plans.best.codecs.text,
             "lead_of_codecs": None if plain is None else best.samples_per_s / plain - 1,
-            "algorithms": found.best.algorithms,
-            "extremes": found.by_rank.extremes(),
-            "by_rank": found.by_rank.to_json(),
+            "algorithms": plans.best.algorithms,
+            "extremes": plans.by_rank.extremes(),
+            "by_rank": plans.by_rank.to_json(),
             "dollars_per_h": self.dollars_per_h,
             "dollars_per_billion": self.per_billion(hourly),
             "watts": self.watts,
             "joules_per_billion": self.per_billion(self.watts),
             "on_front": self.on_front,
-            "refused": list(found.refused),
+            "refused": list(plans.refused),
             "plans": rows,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The scales of a request, and the one that was chosen. `left_out`: why a number of GPUs has no plan. `target`:
-    the samples/s that were asked for. `price_source`: where the prices are from, if the user says so."""
+    """The scales of a request, and the position of the chosen one.
+
+    `left_out`: why a number of GPUs has no plan. `target`: the samples/s that were asked for.
+    `price_source`: where the prices are from, if the user says so.
+    """
 
     scales: tuple[Scale, ...]
     chosen: int
@@ -148,11 +155,11 @@ class Planned:
 
     def job_plan(self) -> JobPlan:
         """The chosen plan, for its file."""
-        return self.best.found.job_plan()
+        return self.best.plans.job_plan()
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "chosen_gpus": self.best.found.gpus,
+            "chosen_gpus": self.best.plans.gpus,
             "target": None
             if self.target is None
             else {"samples_per_s": self.target, "probability": self.best.probability_of(self.target)},
@@ -165,7 +172,7 @@ class Planned:
 def run_plan(
     request: PlanRequest, progress: Progress | None = None, on_scale: Callable[[Scale], None] | None = None
 ) -> Planned:
-    """Plan a job at every number of GPUs. `on_scale` receives each as it is ready.
+    """Plan a job at every number of GPUs. `on_scale` receives each scale as soon as it is ready.
 
     Raises CapacityError where nothing fits, reaches the target or keeps the budget, UsageError, and OutOfTime.
     """
@@ -186,23 +193,23 @@ def run_plan(
             continue
         try:
             of_scale = progress.within(done, len(request.gpus), "numbers of GPUs")
-            found = search_codecs(request.at(gpus), request.codecs, of_scale)
+            plans = search_codecs(request.at(gpus), request.codecs, of_scale)
         except CapacityError as error:
             left_out[gpus] = str(error)
             continue
-        scales.append(Scale(found, price, _watts(request.cluster, gpus)))
+        scales.append(Scale(plans, price, _watts(request.cluster, gpus)))
         if on_scale is not None:
             on_scale(scales[-1])
     if not scales:
         raise CapacityError("; ".join(left_out.values()))
     front = _front(scales)
-    marked = tuple(Scale(s.found, s.dollars_per_h, s.watts, number in front) for number, s in enumerate(scales))
+    marked = tuple(Scale(s.plans, s.dollars_per_h, s.watts, number in front) for number, s in enumerate(scales))
     source = request.prices.source if request.prices is not None else ""
     return Planned(marked, _chosen(request, marked), left_out, request.target, source)
 
 
 def _chosen(request: PlanRequest, scales: Sequence[Scale]) -> int:
-    """The scale with the fewest GPUs that reaches the target; the fastest without one. Raises CapacityError."""
+    """The scale with the fewest GPUs that reaches the target; without a target the fastest. Raises CapacityError."""
     fastest = max(range(len(scales)), key=lambda number: scales[number].samples_per_s)
     if request.target is None:
         return fastest
@@ -211,10 +218,10 @@ def _chosen(request: PlanRequest, scales: Sequence[Scale]) -> int:
         best = scales[fastest]
         raise CapacityError(
             f"--target {format_count(request.target)} samples/s: nothing reaches it; the fastest is "
-            f"{format_count(best.samples_per_s)} samples/s on {best.found.gpus:,} GPUs; ask for more GPUs, a larger "
-            "batch, or less"
+            f"{format_count(best.samples_per_s)} samples/s on {best.plans.gpus:,} GPUs; use more GPUs or a larger "
+            "batch, or lower the target"
         )
-    return min(reach, key=lambda number: scales[number].found.gpus)
+    return min(reach, key=lambda number: scales[number].plans.gpus)
 
 
 def _watts(cluster: Cluster, gpus: int) -> float | None:
@@ -228,10 +235,10 @@ def _watts(cluster: Cluster, gpus: int) -> float | None:
 
 
 def _front(scales: Sequence[Scale]) -> set[int]:
-    """The scales that no other equals in speed at a lower cost: dollars an hour, or GPUs without prices."""
+    """The scales on the Pareto front of samples/s and cost: dollars an hour, or GPUs where there are no prices."""
 
     def cost(scale: Scale) -> float:
-        return float(scale.found.gpus) if scale.dollars_per_h is None else scale.dollars_per_h
+        return float(scale.plans.gpus) if scale.dollars_per_h is None else scale.dollars_per_h
 
     return {
         number

@@ -1,8 +1,8 @@
 """The best plans of a job on one number of GPUs: priced by formula, then simulated.
 
-A candidate is the best plan by formula of a set of allowed strategies. There is one for each set, so that plans of
-different kinds are compared, and those of one strategy are among them. The best 16 are simulated, and every strategy
-that trains the whole model, DES and the mesh included, competes.
+A candidate is the best plan by formula of a set of allowed strategies. Every set has one, so that plans of different
+kinds are compared, those with a single strategy included. The best 16 are simulated, together with every strategy that
+trains the whole model, DES and the mesh among them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dessim.cluster import Cluster, Gpu
 from dessim.errors import CapacityError
 from dessim.plan.by_rank import ByRank, load_by_rank
 from dessim.plan.caches import memory_is_short, memory_of_hosts, to_host_of, with_caches
-from dessim.plan.candidates import Candidate, Search, order, refined, settled, simulate
+from dessim.plan.candidates import Candidate, PlanProblem, order, refined, settled, simulate
 from dessim.plan.choose import Chosen, choose
-from dessim.plan.limits import MANY_GPUS, MANY_TABLES
+from dessim.plan.limits import MAX_GPUS_BY_RANK, MAX_TABLES_IN_FULL
 from dessim.plan.loads import Loads, loads_of
 from dessim.plan.place import Placed, place, rounded, split_further
 from dessim.plan.rates import simulated_rates
@@ -34,15 +34,16 @@ from dessim.workload.plan_file import JobPlan
 
 FINALISTS = 16
 _ROOMS = (0.95, 0.9, 0.85, 0.8, 0.7)
-"""Shares of GPUs' memory for which spilt tables are chosen, until they can be placed."""
-_SPLIT = 6  # of the best candidates, those whose tables are split further
+"""Shares of GPUs' memory that spilt tables may fill: the next is tried where tables cannot be placed."""
+_SPLIT_FURTHER = 6  # the number of best candidates whose tables are split further
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RankedPlans:
     """The plans of one number of GPUs, the fastest first.
 
-    `bound_s`, `gap`: a lower bound of every plan's estimate from HiGHS, and how far the best estimate is above it.
+    `bound_s`: a lower bound of every plan's estimate, from HiGHS. `gap`: how far the best estimate is above it, as a
+    share.
     `by_rank`: the loads of the best plan. `refused`: given plans that do not fit.
     """
 
@@ -76,143 +77,152 @@ class Found:
         return [number > 0 and is_tie(best, c.row.to_json()) for number, c in enumerate(self.candidates)]
 
 
-def search(asked: Search, progress: Progress) -> Found:
+def search(problem: PlanProblem, progress: Progress) -> RankedPlans:
     """Plan a job on one number of GPUs. Raises CapacityError if nothing fits, UsageError, and OutOfTime."""
-    cluster, n = asked.cluster, asked.gpus
+    cluster, n = problem.cluster, problem.gpus
     cluster.require(n)
     server = _server(cluster, n)
-    # A user who pins a table to a server does not say how many GPUs that has.
-    on_server = {table for table, choice in asked.pinned.items() if choice.strategy == ON_SERVERS}
-    pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in asked.pinned.items()}
-    many = n > MANY_GPUS and not on_server and len(set(asked.strategies) - {SPILT}) > 1
-    strategies = [name for name in asked.strategies if name != ON_SERVERS or not many]
-    routed = asked.routed or RouteCache(cluster)
-    asked = replace(asked, pinned=pinned, strategies=strategies, routed=routed)
+    # A pin to a server leaves its number of GPUs open; fill it in.
+    on_server = {table for table, choice in problem.pinned.items() if choice.strategy == ON_SERVERS}
+    pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in problem.pinned.items()}
+    # Plans with tables on servers are simulated rank by rank, which takes 40 s for 1,024 GPUs.
+    many = n > MAX_GPUS_BY_RANK and not on_server and len(set(problem.strategies) - {SPILT}) > 1
+    strategies = [name for name in problem.strategies if name != ON_SERVERS or not many]
+    routed = problem.routed or RouteCache(cluster)
+    problem = replace(problem, pinned=pinned, strategies=strategies, routed=routed)
     gpu = cluster.device(range(n), "dessim plan")
-    symbols = asked.job.symbols(n, asked.batch // n)
+    symbols = problem.job.symbols(n, problem.batch // n)
     loads = loads_of(
-        asked.model, symbols, gpu.shared_by(n), simulated_rates(routed, n, server), asked.graphs, server, asked.codecs
+        problem.model,
+        symbols,
+        gpu.shared_by(n),
+        simulated_rates(routed, n, server),
+        problem.graphs,
+        server,
+        problem.codecs,
     )
-    loads, bound, placed = _with_spilt(asked, loads, gpu, symbols, progress.within(0, 2))
-    best = [*_finalists(placed), *in_replicas(asked, gpu, routed, server)]
-    simulated, refused = simulate(asked, best, progress.within(1, 2))
-    simulated += refined(asked, loads, simulated)
+    loads, bound, placed = _with_spilt(problem, loads, gpu, symbols, progress.within(0, 2))
+    best = [*_finalists(placed), *in_replicas(problem, gpu, routed, server)]
+    simulated, refused = simulate(problem, best, progress.within(1, 2))
+    simulated += refined(problem, loads, simulated)
     ranked = sorted(simulated, key=order)
-    if asked.network == "packet":
-        ranked = settled(asked, ranked)
-    gap = min(found.seconds for found in placed) / bound - 1
-    return Found(n, asked.batch, tuple(ranked), bound, max(gap, 0.0), loaded(asked, ranked[0].plan), refused)
+    if problem.network == "packet":
+        ranked = settled(problem, ranked)
+    gap = min(one.seconds for one in placed) / bound - 1
+    return RankedPlans(n, problem.batch, tuple(ranked), bound, max(gap, 0.0), loaded(problem, ranked[0].plan), refused)
 
 
-def loaded(asked: Search, plan: Plan) -> ByRank:
+def loaded(problem: PlanProblem, plan: Plan) -> ByRank:
     """The loads of each rank under a plan of a job."""
-    gpu = asked.cluster.device(range(asked.gpus), "dessim plan")
-    symbols = asked.job.symbols(asked.gpus, asked.batch // asked.gpus)
-    return load_by_rank(asked.job, gpu, replace(plan, graphs=asked.graphs), symbols)
+    gpu = problem.cluster.device(range(problem.gpus), "dessim plan")
+    symbols = problem.job.symbols(problem.gpus, problem.batch // problem.gpus)
+    return load_by_rank(problem.job, gpu, replace(plan, graphs=problem.graphs), symbols)
 
 
 def _server(cluster: Cluster, n: int) -> int:
-    """The GPUs of each server, where `n` GPUs are several servers of equally many; 0 otherwise."""
+    """The GPUs of each server, where `n` GPUs are on several servers with equally many; 0 otherwise."""
     sizes = np.bincount(cluster.node_of(np.arange(n)))
     return int(sizes[0]) if len(sizes) > 1 and sizes[0] > 1 and (sizes == sizes[0]).all() else 0
 
 
 def _finalists(placed: Sequence[Placed]) -> list[Placed]:
-    """The best by estimate of each set of strategies that are used, then the others. Plans of many kinds are simulated,
-    since the estimate is better at comparing plans of one kind."""
-    ordered = sorted(placed, key=lambda found: rounded(found.seconds))
+    """The best plan by estimate of each set of strategies, then the others.
+
+    Plans of many kinds are simulated, since the estimate compares plans of one kind better than those of several.
+    """
+    ordered = sorted(placed, key=lambda one: rounded(one.seconds))
     of_sets: dict[frozenset[tuple[str, bool]], Placed] = {}
-    for found in ordered:
-        of_sets.setdefault(frozenset((table.family, table.cached_rows > 0) for table in found.tables), found)
+    for one in ordered:
+        of_sets.setdefault(frozenset((table.family, table.cached_rows > 0) for table in one.tables), one)
     first = list(of_sets.values())
-    return [*first, *(found for found in ordered if found not in first)][:FINALISTS]
+    return [*first, *(one for one in ordered if one not in first)][:FINALISTS]
 
 
 def _with_spilt(
-    asked: Search, loads: Loads, gpu: Gpu, symbols: Mapping[str, float], progress: Progress
+    problem: PlanProblem, loads: Loads, gpu: Gpu, symbols: Mapping[str, float], progress: Progress
 ) -> tuple[Loads, float, list[Placed]]:
-    """The candidates, those with spilt tables among them where memory is short, with their bound and all loads.
+    """All loads, the bound of all plans, and the candidates, where memory is short also with spilt tables.
 
     Raises CapacityError where nothing fits.
     """
-    on_gpus = replace(asked, strategies=[name for name in asked.strategies if name != SPILT])
-    found = _candidates(on_gpus, loads, progress)
-    bandwidth = to_host_of(asked.cluster, asked.gpus) if SPILT in asked.strategies else None
-    if bandwidth is None or (found is not None and not memory_is_short(loads, found[1])):
-        if found is None:
-            raise CapacityError(too_large(on_gpus, loads, gpu, spill_advice(asked)))
-        return loads, *found
-    hosts = memory_of_hosts(asked.cluster, asked.gpus)
-    loads = with_caches(loads, asked.model, symbols, bandwidth, hosts)
-    chosen = choose(loads, asked.strategies, asked.pinned)
-    if found is None:
-        found = _candidates(asked, loads, progress) or _roomier(asked, loads, chosen)
-        if found is None:
-            raise CapacityError(too_large(asked, loads, gpu))
-        return loads, *found
-    bound, placed = found
+    on_gpus = replace(problem, strategies=[name for name in problem.strategies if name != SPILT])
+    bound_and_placed = _candidates(on_gpus, loads, progress)
+    bandwidth = to_host_of(problem.cluster, problem.gpus) if SPILT in problem.strategies else None
+    if bandwidth is None or (bound_and_placed is not None and not memory_is_short(loads, bound_and_placed[1])):
+        if bound_and_placed is None:
+            raise CapacityError(too_large(on_gpus, loads, gpu, spill_advice(problem)))
+        return loads, *bound_and_placed
+    hosts = memory_of_hosts(problem.cluster, problem.gpus)
+    loads = with_caches(loads, problem.model, symbols, bandwidth, hosts)
+    chosen = choose(loads, problem.strategies, problem.pinned)
+    if bound_and_placed is None:
+        bound_and_placed = _candidates(problem, loads, progress) or _roomier(problem, loads, chosen)
+        if bound_and_placed is None:
+            raise CapacityError(too_large(problem, loads, gpu))
+        return loads, *bound_and_placed
+    bound, placed = bound_and_placed
     if chosen is not None:
-        nodes = asked.cluster.node_of(np.arange(asked.gpus))
-        spilt = place(loads, chosen.choices, asked.model.widths, nodes)
+        nodes = problem.cluster.node_of(np.arange(problem.gpus))
+        spilt = place(loads, chosen.choices, problem.model.widths, nodes)
         bound = min(bound, chosen.bound)
         if spilt is not None and all(spilt.tables != one.tables for one in placed):
             placed = [*placed, spilt]
     return loads, bound, placed
 
 
-def _roomier(asked: Search, loads: Loads, best: Chosen | None) -> tuple[float, list[Placed]] | None:
-    """A plan for less memory where none of the `best` choices can be placed, with their bound; None if there is none.
+def _roomier(problem: PlanProblem, loads: Loads, best: Chosen | None) -> tuple[float, list[Placed]] | None:
+    """A plan that fills less memory where the `best` choices cannot be placed, with their bound; None if there is none.
 
-    The program that chooses knows only the mean of a GPU, and where memory is short no placement may reach it.
+    HiGHS sees only a GPU's mean memory; where memory is short, no placement may be that even.
     """
     if best is None:
         return None
-    widths, nodes = asked.model.widths, asked.cluster.node_of(np.arange(asked.gpus))
+    widths, nodes = problem.model.widths, problem.cluster.node_of(np.arange(problem.gpus))
     for room in _ROOMS:
-        chosen = choose(replace(loads, room=room * loads.room), asked.strategies, asked.pinned)
+        chosen = choose(replace(loads, room=room * loads.room), problem.strategies, problem.pinned)
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
         if placed is not None:
             return best.bound, [placed]
     return None
 
 
-def _candidates(asked: Search, loads: Loads, progress: Progress) -> tuple[float, list[Placed]] | None:
-    """A bound of all plans, and the best plan of each set of strategies, different plans only; None where nothing fits.
+def _candidates(problem: PlanProblem, loads: Loads, progress: Progress) -> tuple[float, list[Placed]] | None:
+    """A bound of all plans, and the different best plans of sets of strategies; None where nothing fits.
 
-    Where tables may be spilt, only the set of all strategies and those of one are tried.
+    Where tables may be spilt, only the set of all strategies and the sets of a single one are tried.
     """
-    widths, nodes = asked.model.widths, asked.cluster.node_of(np.arange(asked.gpus))
-    best = choose(loads, asked.strategies, asked.pinned)
+    widths, nodes = problem.model.widths, problem.cluster.node_of(np.arange(problem.gpus))
+    best = choose(loads, problem.strategies, problem.pinned)
     if best is None:
         return None
-    found: dict[tuple[TablePlan, ...], Placed] = {}
+    by_tables: dict[tuple[TablePlan, ...], Placed] = {}
     may_split: list[tuple[Placed, Chosen]] = []
     offered = {choice.family for choice in loads.by_choice}
-    strategies = [name for name in asked.strategies if name != SPILT and (name in offered or name != ON_SERVERS)]
-    spills = [SPILT] if SPILT in asked.strategies else []
+    strategies = [name for name in problem.strategies if name != SPILT and (name in offered or name != ON_SERVERS)]
+    spills = [SPILT] if SPILT in problem.strategies else []
     sizes = dict.fromkeys((len(strategies), 1)) if spills else range(len(strategies), 0, -1)
     sets = [family for size in sizes for family in combinations(strategies, size)]
     solved: list[tuple[set[str], set[str]]] = []  # the strategies that were allowed, and those that were used
     for done, families in enumerate(sets):
         progress.tick(done, len(sets), "sets of strategies")
-        # The best among more strategies is the best among these too if it uses no others. HiGHS would find another plan
-        # within its tolerance, which the simulation may like better; with many tables that costs too much.
-        if loads.tables > MANY_TABLES and any(used <= set(families) <= among for among, used in solved):
+        # The best plan of more strategies is the best of these too if it uses no others. HiGHS may still find another
+        # one within its tolerance, which may be faster in the simulation. With many tables that search takes too long.
+        if loads.tables > MAX_TABLES_IN_FULL and any(used <= set(families) <= among for among, used in solved):
             continue
         everything = len(families) == len(strategies)
-        chosen: Chosen | None = best if everything else choose(loads, [*families, *spills], asked.pinned)
+        chosen: Chosen | None = best if everything else choose(loads, [*families, *spills], problem.pinned)
         if chosen is not None:
-            free = {choice.family for table, choice in enumerate(chosen.choices) if table not in asked.pinned}
+            free = {choice.family for table, choice in enumerate(chosen.choices) if table not in problem.pinned}
             solved.append((set(families), free))
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
-        if chosen is not None and placed is not None and placed.tables not in found:
-            found[placed.tables] = placed
+        if chosen is not None and placed is not None and placed.tables not in by_tables:
+            by_tables[placed.tables] = placed
             if "column_wise" in families:
                 may_split.append((placed, chosen))
-    if not found:
+    if not by_tables:
         return None
-    movable = [table for table in range(len(widths)) if table not in asked.pinned]
-    for placed, chosen in sorted(may_split, key=lambda pair: rounded(pair[0].seconds))[:_SPLIT]:
+    movable = [table for table in range(len(widths)) if table not in problem.pinned]
+    for placed, chosen in sorted(may_split, key=lambda pair: rounded(pair[0].seconds))[:_SPLIT_FURTHER]:
         better = split_further(loads, chosen.choices, placed, widths, nodes, movable)
-        found.setdefault(better.tables, better)
-    return best.bound, list(found.values())
+        by_tables.setdefault(better.tables, better)
+    return best.bound, list(by_tables.values())

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dessim.cluster import Gpu
-from dessim.plan.candidates import Search
+from dessim.plan.candidates import PlanProblem
 from dessim.plan.choose import allowed, least_memory, mean_memory
 from dessim.plan.loads import Choice, Loads
 from dessim.units import format_size
@@ -16,19 +16,21 @@ from dessim.workload.composed import SPILT
 from dessim.workload.plan_file import table_name
 
 
-def too_large(asked: Search, loads: Loads, gpu: Gpu, spill: str = "") -> str:
+def too_large(problem: PlanProblem, loads: Loads, gpu: Gpu, spill: str = "") -> str:
     """Why no plan fits: the table that fits nowhere, or the memory of all tables together.
 
     `spill`: how tables could be spilt, where they are not.
     """
-    model, n = asked.model, asked.gpus
+    model, n = problem.model, problem.gpus
     what = f"{model.name} on {n:,} GPUs"
     room = f"{gpu.name} has {format_size(max(loads.room, 0.0))} left for tables"
-    options = allowed(loads, asked.strategies, asked.pinned)
+    options = allowed(loads, problem.strategies, problem.pinned)
     for table, of_table in enumerate(options):
         if not of_table:
-            pinned = asked.pinned.get(table)
-            may_have = [choice for choice in loads.by_choice if pinned is not None or choice.family in asked.strategies]
+            pinned = problem.pinned.get(table)
+            may_have = [
+                choice for choice in loads.by_choice if pinned is not None or choice.family in problem.strategies
+            ]
             tried = [c for c in may_have if replace(c, cache=0) == pinned] if pinned is not None else may_have
             needed = [
                 least_memory(loads, choice, load)
@@ -36,7 +38,7 @@ def too_large(asked: Search, loads: Loads, gpu: Gpu, spill: str = "") -> str:
                 if (load := loads.by_choice[choice][table]) is not None
             ]
             if not needed:
-                return f"{what}: {table_name(model, table)} {_impossible(asked, pinned)}"
+                return f"{what}: {table_name(model, table)} {_impossible(problem, pinned)}"
             by = f" pinned to {pinned.family}" if pinned is not None else ""
             excess, advice = format_size(min(needed) - max(loads.room, 0.0)), _advice(pinned is not None, spill)
             return f"{what}: {table_name(model, table)}{by} fits nowhere, by {excess}: {room}; {advice}"
@@ -49,26 +51,26 @@ def too_large(asked: Search, loads: Loads, gpu: Gpu, spill: str = "") -> str:
         for table, of_table in enumerate(options)
     ]
     largest = int(np.argmax(least))
-    even = " even with rows in the hosts' memory" if SPILT in asked.strategies else ""
+    even = " even with rows in the hosts' memory" if SPILT in problem.strategies else ""
     even += f" ({format_size(loads.host_room)} in all)" if math.isfinite(loads.host_room) else ""
     return (
         f"{what}: the tables need {format_size(sum(least))} a GPU{even}, the largest, {table_name(model, largest)}, "
-        f"{format_size(least[largest])}; {room}; {_advice(bool(asked.pinned), spill)}"
+        f"{format_size(least[largest])}; {room}; {_advice(bool(problem.pinned), spill)}"
     )
 
 
-def spill_advice(asked: Search) -> str:
+def spill_advice(problem: PlanProblem) -> str:
     """The change that would let tables be spilt."""
-    if SPILT not in asked.strategies:
+    if SPILT not in problem.strategies:
         return f"leave {SPILT} out of --without"
-    cluster = asked.cluster
+    cluster = problem.cluster
     return f"state the bandwidth to the host's memory in {cluster.path} (node.pcie, or host_bandwidth of its gpu)"
 
 
-def _impossible(asked: Search, pinned: Choice | None) -> str:
+def _impossible(problem: PlanProblem, pinned: Choice | None) -> str:
     """Why a table can have no choice at all: the one that it is pinned to, or those that are left."""
     if pinned is None:
-        return f"can have none of {', '.join(asked.strategies)}"
+        return f"can have none of {', '.join(problem.strategies)}"
     return f"cannot be {pinned.family}{f' in {pinned.parts} parts' if pinned.parts > 1 else ''}"
 
 

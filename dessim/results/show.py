@@ -215,9 +215,9 @@ def _rates(link: Values) -> str:
     return f"{link['capacity_GBps']:g}{fastest} GB/s"
 
 
-def print_held(found: Values) -> None:
+def print_predicted_trace(predicted: Values) -> None:
     """Print each recorded collective, measured and predicted; then the errors, and the fit where there is one."""
-    fitted = found["op_overhead_s"] is not None
+    fitted = predicted["op_overhead_s"] is not None
     rows = [
         (
             op["name"],
@@ -230,7 +230,7 @@ def print_held(found: Values) -> None:
             percent(op["error"], signed=True),
             *([format_time(op["described_s"])] if fitted else []),
         )
-        for op in found["collectives"]
+        for op in predicted["collectives"]
     ]
     shown = ("collective", "step", "size", "waiting", "transfer", "predicted", "80 % interval", "error")
     columns = (*shown, *(("without a fit",) if fitted else ()))
@@ -243,35 +243,35 @@ def print_held(found: Values) -> None:
     }
     lines = [
         (labels[kind], f"median {percent(error['median'])}, worst {percent(error['worst'])}")
-        for kind, error in found["errors"].items()
+        for kind, error in predicted["errors"].items()
     ]
-    if found["covered"] is not None:
-        lines.append(("within their 80 % intervals", percent(found["covered"])))
+    if predicted["covered"] is not None:
+        lines.append(("within their 80 % intervals", percent(predicted["covered"])))
     if fitted:
-        fit = f"{format_time(found['op_overhead_s'])} per call, latencies x {found['latency_factor']:.4g}"
+        fit = f"{format_time(predicted['op_overhead_s'])} per call, latencies x {predicted['latency_factor']:.4g}"
         lines.insert(0, ("fitted to all", fit))
-    print_table(key_value_table(found["cluster"], lines))
+    print_table(key_value_table(predicted["cluster"], lines))
 
 
-def print_trace(found: Values) -> None:
+def print_trace(described: Values) -> None:
     """Print a trace's numbers, then its ops."""
-    step = found["step_time_s"]
+    step = described["step_time_s"]
     pairs = [
-        ("strategy", strategy_label(found["strategy"])),
-        ("ranks", f"{found['ranks']} ({found['backend']} on {found['device']})"),
-        ("steps", f"{found['steps']} recorded after {found['warmup_steps']} of warm-up"),
-        ("ops", f"{found['ops']:,}"),
+        ("strategy", strategy_label(described["strategy"])),
+        ("ranks", f"{described['ranks']} ({described['backend']} on {described['device']})"),
+        ("steps", f"{described['steps']} recorded after {described['warmup_steps']} of warm-up"),
+        ("ops", f"{described['ops']:,}"),
         (
             "step time",
             f"median {format_time(step['median'])}, {format_time(step['min'])} to {format_time(step['max'])}",
         ),
-        ("bytes sent", f"{format_size(found['bytes_sent_per_rank_per_step'])} per rank and step"),
-        ("compute", percent(found["compute_share"])),
-        ("exposed communication", percent(found["exposed_comm_share"])),
-        ("idle", percent(found["idle_share"])),
+        ("bytes sent", f"{format_size(described['bytes_sent_per_rank_per_step'])} per rank and step"),
+        ("compute", percent(described["compute_share"])),
+        ("exposed communication", percent(described["exposed_comm_share"])),
+        ("idle", percent(described["idle_share"])),
     ]
-    print_table(key_value_table(found["name"], pairs))
-    shown = _longest_ops(found["by_op"])
+    print_table(key_value_table(described["name"], pairs))
+    shown = _longest_ops(described["by_op"])
     columns = ("op", "phase", "kind", "calls", "mean size", "median time", "waiting", "transfer")
     print_table(
         table_of(
@@ -282,9 +282,9 @@ def print_trace(found: Values) -> None:
             drops=("phase", "calls", "waiting"),
         )
     )
-    if hidden := len(found["by_op"]) - len(shown):
+    if hidden := len(described["by_op"]) - len(shown):
         print_text(f"and {hidden:,} shorter ops; all with --json")
-    for problem in found["problems"]:
+    for problem in described["problems"]:
         print_text(f"warning: {problem}")
 
 

@@ -10,9 +10,9 @@ from dessim.results.tables import print_table, table_of
 from dessim.units import percent
 
 
-def print_ids(found: Mapping[str, Any], out: str) -> None:
+def print_ids(log: Mapping[str, Any], out: str) -> None:
     """Print each table of `MeasuredLog.to_json`, then the error of each batch size in the half that was not fitted."""
-    tables = found["tables"]
+    tables = log["tables"]
     cells = [
         (
             table["name"],
@@ -33,4 +33,4 @@ def print_ids(found: Mapping[str, Any], out: str) -> None:
         error = percent(checks[worst]["error"], signed=True)
         errors.append((f"{checks[0]['batch']:,}", error, tables[worst]["name"]))
     print_table(table_of(("batch", "worst error", "of table"), errors, left=("of table",)))
-    print_text(f"{found['samples']:,} samples; wrote {out}")
+    print_text(f"{log['samples']:,} samples; wrote {out}")

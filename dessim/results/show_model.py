@@ -10,24 +10,24 @@ from dessim.results.tables import key_value_table, print_table, table_of
 from dessim.units import format_count, format_size
 
 
-def print_model(found: Mapping[str, Any]) -> None:
+def print_model(described: Mapping[str, Any]) -> None:
     """Print the numbers of `dessim.workload.describe_model.describe`, and each table of a version 2 file."""
-    differ = len({table["width"] for table in found["each_table"]}) > 1
+    differ = len({table["width"] for table in described["each_table"]}) > 1
     pairs: list[tuple[str, object]] = [
-        ("tables", f"{found['tables']:,}"),
-        ("rows", f"{found['rows']:,.0f}"),
-        ("ids a sample", f"{found['ids_per_sample']:,g}"),
-        ("widest row" if differ else "row", f"{found['row_bytes']} B with {found['row_optimizer']} state"),
-        ("embeddings", format_size(found["embedding_bytes"])),
-        ("largest table", format_size(found["largest_table_bytes"])),
-        ("operators", ", ".join(found["operators"])),
-        ("dense weights", format_count(found["dense_weights"])),
-        ("samples a worker", f"{found['batch_per_worker']:,}"),
-        ("distinct ids of them", f"{found['distinct_ids_per_worker']:,.0f}"),
-        ("strategies", ", ".join(strategy_label(name) for name in found["strategies"]) or "none"),
+        ("tables", f"{described['tables']:,}"),
+        ("rows", f"{described['rows']:,.0f}"),
+        ("ids a sample", f"{described['ids_per_sample']:,g}"),
+        ("widest row" if differ else "row", f"{described['row_bytes']} B with {described['row_optimizer']} state"),
+        ("embeddings", format_size(described["embedding_bytes"])),
+        ("largest table", format_size(described["largest_table_bytes"])),
+        ("operators", ", ".join(described["operators"])),
+        ("dense weights", format_count(described["dense_weights"])),
+        ("samples a worker", f"{described['batch_per_worker']:,}"),
+        ("distinct ids of them", f"{described['distinct_ids_per_worker']:,.0f}"),
+        ("strategies", ", ".join(strategy_label(name) for name in described["strategies"]) or "none"),
     ]
-    print_table(key_value_table(found["name"], pairs))
-    if not found["each_table"]:
+    print_table(key_value_table(described["name"], pairs))
+    if not described["each_table"]:
         return
     cells = [
         (
@@ -38,7 +38,7 @@ def print_model(found: Mapping[str, Any]) -> None:
             *([f"{table['width']:,}"] if differ else []),
             format_size(table["bytes"]),
         )
-        for number, table in enumerate(found["each_table"])
+        for number, table in enumerate(described["each_table"])
     ]
     columns = ("table", "rows", "ids a sample", "skew", *(("columns",) if differ else ()), "size")
     print_table(table_of(columns, cells))

@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dessim.commands.questions.what_if import MAY_BE_ZERO, NAMES
 from dessim.commands.support.server_defaults import AUTO, IDEAL, SERVER_DEVICE
-from dessim.commands.what_if import MAY_BE_ZERO, NAMES
 
 Plain = str | int | float | bool
 NONE = "none"

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 from dessim.cluster import Cluster
 from dessim.collectives.algorithms import require_algorithm
-from dessim.commands.arguments import ProjectArguments, parse_algorithms
 from dessim.commands.project import plans_of
+from dessim.commands.questions.arguments import ProjectArguments, parse_algorithms
+from dessim.commands.questions.what_if import Change, parse_change, require
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.project_request import ProjectRequest, check_gpus, check_request
 from dessim.commands.support.server_defaults import AUTO
 from dessim.commands.support.step import to_host
-from dessim.commands.what_if import Change, parse_change, require
 from dessim.errors import DessimError, FileError, UsageError, one_line
 from dessim.files import read_text
 from dessim.sim.core.kernel_times import launched

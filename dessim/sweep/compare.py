@@ -131,14 +131,14 @@ def _changed(a: Sequence[_Case], b: Sequence[_Case]) -> dict[str, tuple[Plain, P
 
 
 def _by_axes(path: Path, cases: Sequence[_Case], axes: Sequence[str]) -> dict[_Key, _Case]:
-    found: dict[_Key, _Case] = {}
+    by_key: dict[_Key, _Case] = {}
     for case in cases:
         key = tuple(case.axes.get(axis, "") for axis in axes)
-        if key in found:
+        if key in by_key:
             text = ", ".join(f"{axis} = {value}" for axis, value in zip(axes, key, strict=True))
             raise UsageError(f"{path}: several cases have {text}; the other run lacks the axis in which they differ")
-        found[key] = case
-    return found
+        by_key[key] = case
+    return by_key
 
 
 def _read(path: Path) -> list[_Case]:

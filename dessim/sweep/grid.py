@@ -102,17 +102,17 @@ def _tables(path: Path, key: str, written: object) -> Sequence[Mapping[str, Any]
 
 def _axes(path: Path, where: str, grid: Mapping[str, Any]) -> dict[str, list[Value]]:
     """The values of each axis of a grid, file names resolved."""
-    found = {}
+    axes = {}
     for name, written in grid.items():
         try:
             axis = axis_named(name)
-            found[name] = [_beside(path, axis, value) for value in values_of(axis, written)]
+            axes[name] = [_beside(path, axis, value) for value in values_of(axis, written)]
         except ValueError as error:
             raise FileError(path, f"{where}.{name}", str(error)) from None
-    missing = [name for name in REQUIRED if name not in found]
+    missing = [name for name in REQUIRED if name not in axes]
     if missing:
         raise FileError(path, f"{where}.{missing[0]}", "missing")
-    return found
+    return axes
 
 
 def _beside(path: Path, axis: Axis, value: Value) -> Value:

@@ -35,14 +35,14 @@ def journal_file(folder: Path, number: int, of: int) -> Path:
 
 def read_journals(folder: Path) -> dict[str, Outcome]:
     """The outcomes in all journals of a folder, by key. A failure counts only where no other try succeeded."""
-    found: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     for file in sorted((folder / "journal").glob(f"*{SUFFIX}")):
         with file.open("rb") as lines:
             for line in lines:
                 entry = _entry(line)
-                if entry is not None and (entry[0] not in found or found[entry[0]]["status"] == FAILED):
-                    found[entry[0]] = entry[1]
-    return found
+                if entry is not None and (entry[0] not in outcomes or outcomes[entry[0]]["status"] == FAILED):
+                    outcomes[entry[0]] = entry[1]
+    return outcomes
 
 
 def _entry(line: bytes) -> tuple[str, Outcome] | None:

@@ -87,12 +87,12 @@ def on_dask(cases: Sequence[Case], address: str) -> Generator[tuple[str, Outcome
 
 def _require_answer(address: str) -> None:
     """Raise UsageError unless something listens at an address: a client that cannot connect ends late and noisily."""
-    found = _ADDRESS.fullmatch(address)
-    if found is None and not address.startswith("inproc://"):
+    match = _ADDRESS.fullmatch(address)
+    if match is None and not address.startswith("inproc://"):
         raise UsageError(f"--dask {address!r}: write the address of a scheduler, such as tcp://head:8786")
-    if found is not None:
+    if match is not None:
         try:
-            socket.create_connection((found["host"].strip("[]"), int(found["port"])), _CONNECT_S).close()
+            socket.create_connection((match["host"].strip("[]"), int(match["port"])), _CONNECT_S).close()
         except (OSError, OverflowError) as error:
             raise UsageError(f"--dask {address}: no scheduler answers: {one_line(error)}") from None
 

@@ -60,9 +60,9 @@ def sweep_rows(study: Study, jobs: int = 1) -> list[dict[str, Any]]:
     rows, cases = resolve(study)
     outcomes = dict(in_processes(cases, jobs))
     listed = list(listed_rows(study, rows, outcomes))
-    for row, found in zip(rows, listed, strict=True):
-        if found["status"] == FAILED:
-            raise DessimError(f"{row.point}: {found['reason']}")
+    for row, outcome in zip(rows, listed, strict=True):
+        if outcome["status"] == FAILED:
+            raise DessimError(f"{row.point}: {outcome['reason']}")
     return listed
 
 
@@ -129,8 +129,8 @@ def _simulate(
 
 def conclude(plan: Plan) -> Done:
     """Count what the journals of the folder have, and write the tables if no case is missing."""
-    found = read_journals(plan.folder)
-    outcomes = {case.key: found[case.key] for case in plan.cases if case.key in found}
+    journaled = read_journals(plan.folder)
+    outcomes = {case.key: journaled[case.key] for case in plan.cases if case.key in journaled}
     counts: dict[str, int] = {}
     for outcome in outcomes.values():
         counts[outcome["status"]] = counts.get(outcome["status"], 0) + 1

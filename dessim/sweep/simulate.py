@@ -92,12 +92,12 @@ def _columns(row: Projection) -> dict[str, Any]:
 
 def _beside(row: Projection) -> dict[str, Any]:
     """The parts of an outcome beside the columns: `causes` of the interval, and `least_step_s`, bounds of the step."""
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     if row.bar is not None:
-        found["causes"] = {cause: _digits(sigma) for cause, sigma in row.bar.causes.items()}
+        parts["causes"] = {cause: _digits(sigma) for cause, sigma in row.bar.causes.items()}
     if row.least is not None:
-        found["least_step_s"] = {"nic": _digits(row.least.nic_s), "gpu": _digits(row.least.gpu_s)}
-    return found
+        parts["least_step_s"] = {"nic": _digits(row.least.nic_s), "gpu": _digits(row.least.gpu_s)}
+    return parts
 
 
 def _by_op(path: tuple[PathOp, ...]) -> dict[str, float]:

@@ -20,7 +20,7 @@ def _short(value: object) -> str:
 
 
 def number(raw: Mapping[str, Any], key: str) -> float:
-    """A finite number."""
+    """A finite number. Raises ValueError."""
     value = raw.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e18:
         raise ValueError(f"{key!r} must be a finite number, not {_short(value)}")
@@ -28,7 +28,7 @@ def number(raw: Mapping[str, Any], key: str) -> float:
 
 
 def integer(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A whole number of at most 63 bits."""
+    """A whole number of at most 63 bits. Raises ValueError."""
     value = raw.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**63:
         raise ValueError(f"{key!r} must be a whole number, not {_short(value)}")
@@ -36,7 +36,7 @@ def integer(raw: Mapping[str, Any], key: str, default: int | None = None) -> int
 
 
 def text(raw: Mapping[str, Any], key: str) -> str:
-    """A text of 1 to 1000 characters, none of which controls a terminal."""
+    """A text of 1 to 1000 characters, none of which controls a terminal. Raises ValueError."""
     value = raw.get(key)
     if not isinstance(value, str) or not value or len(value) > 1000 or not is_printable(value):
         raise ValueError(f"{key!r} must be a short text without control characters, not {_short(value)}")
@@ -44,7 +44,7 @@ def text(raw: Mapping[str, Any], key: str) -> str:
 
 
 def integers(raw: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
-    """A list of whole numbers; None if it is missing or null."""
+    """A list of whole numbers; None if it is missing or null. Raises ValueError."""
     value = raw.get(key)
     if value is None:
         return None
@@ -54,7 +54,7 @@ def integers(raw: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
 
 
 def floats(raw: Mapping[str, Any], key: str) -> tuple[float, ...]:
-    """A list of finite numbers."""
+    """A list of finite numbers. Raises ValueError."""
     value = raw.get(key)
     if not isinstance(value, list):
         raise ValueError(f"{key!r} must be a list of numbers")
@@ -62,14 +62,14 @@ def floats(raw: Mapping[str, Any], key: str) -> tuple[float, ...]:
 
 
 def numbers(raw: object, key: str) -> dict[str, float]:
-    """`raw` itself as a mapping of names to finite numbers; `key` is its name in error messages."""
+    """`raw` itself as a mapping of names to finite numbers. Raises ValueError, which calls it `key`."""
     if not isinstance(raw, dict):
         raise ValueError(f"{key!r} must map names to numbers")
     return {str(k): number(raw, k) for k in raw}
 
 
 def member(raw: Mapping[str, Any], key: str, enum: type[E]) -> E:
-    """A member of `enum`."""
+    """A member of `enum`. Raises ValueError."""
     try:
         return enum(str(raw.get(key)))
     except ValueError:

@@ -63,8 +63,8 @@ def run_collectives(request: CaseRequest) -> tuple[list[Outcome], dict[str, Any]
 def _spread(cluster: Cluster, case: CollectiveCase) -> float | None:
     """The spread of a case, whose ranks are on a host each."""
     ranks = len(case.jobs[0])
-    found = cluster.transport.spread_of(str(case.op), float(case.size), gpus=ranks, servers=ranks)
-    return None if found is None else found[1]
+    known = cluster.transport.spread_of(str(case.op), float(case.size), gpus=ranks, servers=ranks)
+    return None if known is None else known[1]
 
 
 def predict(cluster: Cluster, case: CollectiveCase) -> float:

@@ -33,7 +33,7 @@ from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Projection
 from dessim.errors import LabError
 from dessim.lab.priority import first
-from dessim.plan.candidates import Search
+from dessim.plan.candidates import PlanProblem
 from dessim.plan.search import search
 from dessim.sim.progress import Progress
 from dessim.trace.io import load_trace
@@ -94,19 +94,19 @@ def choices(outcomes: Sequence[Outcome]) -> list[Choice]:
     return [_choice(job, of_job) for job, of_job in by_job.items()]
 
 
-def broken_by(found: Sequence[Choice], bounds: Mapping[str, float]) -> list[str]:
+def broken_by(choices: Sequence[Choice], bounds: Mapping[str, float]) -> list[str]:
     """Return a sentence for each of plans.toml's `[bounds]` that the choices in held-out jobs exceed."""
-    found = [choice for choice in found if choice.split == "held_out"]
-    if not found:
+    choices = [choice for choice in choices if choice.split == "held_out"]
+    if not choices:
         return []
-    regrets = np.array([choice.regret for choice in found])
+    regrets = np.array([choice.regret for choice in choices])
     share, most = float(np.mean(regrets <= bounds["within"])), float(regrets.max())
-    correlation = float(np.median([choice.rank_correlation for choice in found]))
+    correlation = float(np.median([choice.rank_correlation for choice in choices]))
     sentences = []
     if share < bounds["share"]:
         sentences.append(
             f"plans: the planner's is within {bounds['within']:.0%} of the fastest in {share:.0%} "
-            f"of {len(found)} jobs, at least {bounds['share']:.0%} required"
+            f"of {len(choices)} jobs, at least {bounds['share']:.0%} required"
         )
     if most > bounds["most"]:
         sentences.append(f"plans: the planner's is {most:.0%} slower than the fastest, allowed {bounds['most']:.0%}")
@@ -198,7 +198,7 @@ def _kept(trained: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_ours(job: PlannedJob, bed: Cluster) -> dict[str, JobPlan]:
     """The plans of a job, and the planner's, which replaces an equal one."""
-    asked = Search(
+    problem = PlanProblem(
         job=Job.of_model(job.model),
         cluster=bed,
         gpus=bed.n_gpus,
@@ -207,7 +207,7 @@ def _with_ours(job: PlannedJob, bed: Cluster) -> dict[str, JobPlan]:
         network="packet",
         replicas=[1],  # des_ref.steps times one
     )
-    ours = search(asked, Progress()).job_plan()
+    ours = search(problem, Progress()).job_plan()
     return {name: plan for name, plan in job.plans.items() if plan != ours} | {OURS: ours}
 
 

@@ -23,8 +23,8 @@ SPLIT = "calibration"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A published reading and its prediction; the algorithm and protocol that NCCL's tuner would choose."""
+class PredictedReading:
+    """A published reading and its prediction. `algorithm`: the choice of NCCL's tuner, with its protocol."""
 
     published: Published
     algorithm: str
@@ -35,7 +35,7 @@ class Held:
         return str(self.published.reading.op)
 
     @property
-    def sizes(self) -> str:
+    def size_band(self) -> str:
         """The band of its size."""
         return BAND_NAMES[band(self.published.reading.size)]
 
@@ -65,30 +65,32 @@ def default_folder() -> Path:
     return folder
 
 
-def hold_published(folder: Path) -> list[Held]:
-    """Predict every reading of a folder that nothing speaks against. Raises FileError, ClusterError."""
-    return [_held(published) for published in read_published(folder) if not published.suspect]
+def predict_readings(folder: Path) -> list[PredictedReading]:
+    """Predict every reading of a folder that is not marked suspect. Raises FileError, ClusterError."""
+    return [_predicted(published) for published in read_published(folder) if not published.suspect]
 
 
-def by(held: Sequence[Held], key: Callable[[Held], str]) -> dict[tuple[str, str], list[float]]:
-    """The errors by a key and the band of sizes, both in order."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for one in sorted(held, key=lambda one: (key(one), BAND_NAMES.index(one.sizes))):
-        found.setdefault((key(one), one.sizes), []).append(one.outcome.error)
-    return found
+def errors_by(
+    readings: Sequence[PredictedReading], key: Callable[[PredictedReading], str]
+) -> dict[tuple[str, str], list[float]]:
+    """The errors of each key and band of sizes, both in order."""
+    errors: dict[tuple[str, str], list[float]] = {}
+    for one in sorted(readings, key=lambda one: (key(one), BAND_NAMES.index(one.size_band))):
+        errors.setdefault((key(one), one.size_band), []).append(one.outcome.error)
+    return errors
 
 
-def summaries_by_band(held: Sequence[Held]) -> dict[str, Summary]:
+def summaries_by_band(readings: Sequence[PredictedReading]) -> dict[str, Summary]:
     """Median and 95th percentile of the errors in each band."""
-    found = {name: summarize([one.outcome for one in held if one.sizes == name]) for name in BAND_NAMES}
-    return {name: summary for name, summary in found.items() if summary is not None}
+    summaries = {name: summarize([one.outcome for one in readings if one.size_band == name]) for name in BAND_NAMES}
+    return {name: summary for name, summary in summaries.items() if summary is not None}
 
 
-def broken(held: Sequence[Held], folder: Path) -> list[str]:
+def broken(readings: Sequence[PredictedReading], folder: Path) -> list[str]:
     """A sentence for each bound of the folder's bounds.toml that the readings exceed. Raises FileError."""
     bounds = _bounds(folder / "bounds.toml")
     sentences = []
-    for name, summary in summaries_by_band(held).items():
+    for name, summary in summaries_by_band(readings).items():
         allowed = bounds[name]
         if not summary.median_error <= allowed.median_error:
             sentences.append(f"{name}: median error {summary.median_error:.1%}, allowed {allowed.median_error:.0%}")
@@ -97,10 +99,10 @@ def broken(held: Sequence[Held], folder: Path) -> list[str]:
     return sentences
 
 
-def _held(published: Published) -> Held:
+def _predicted(published: Published) -> PredictedReading:
     reading = published.reading
     setup = reading.setup
-    found = model_run(reading, values_on(published.cluster, setup))
+    predicted = model_run(reading, values_on(published.cluster, setup))
     known = published.cluster.transport.spread_of(
         str(reading.op), reading.size, gpus=setup.n, servers=setup.nodes, gpus_per_process=setup.gpus_per_process
     )
@@ -108,11 +110,11 @@ def _held(published: Published) -> Held:
         name=f"{reading.where} {reading.setup.n} {reading.op} {reading.size:.0f}",
         kind=BAND_NAMES[band(reading.size)],
         split=SPLIT,
-        predicted_s=found.microseconds * 1e-6,
+        predicted_s=predicted.microseconds * 1e-6,
         measured_s=reading.microseconds * 1e-6,
         spread=None if known is None else known[1],
     )
-    return Held(published, found.name, outcome)
+    return PredictedReading(published, predicted.name, outcome)
 
 
 def _bounds(path: Path) -> dict[str, Bounds]:

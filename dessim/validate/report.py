@@ -44,11 +44,13 @@ def summary_table(outcomes: Sequence[Outcome]) -> Table:
     return table_of(columns, rows, left=("split", "kind"), drops=("in 80 % interval",))
 
 
-def choice_table(found: Sequence[Choice]) -> Table:
+def choice_table(choices: Sequence[Choice]) -> Table:
     """One line per job of plans.toml."""
     from dessim.results.tables import table_of
 
-    rows = [(label(c.split), c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in found]
+    rows = [
+        (label(c.split), c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in choices
+    ]
     columns = ("split", "job", "fastest plan", "the planner's takes", "rank correlation")
     return table_of(columns, rows, left=("split", "job", "fastest plan"))
 

@@ -17,7 +17,7 @@ A message of `rows` rows of `width` values has, in bytes,
 The last term depends on the data. A symbol stands for the share of values that are not zero; a plan expects it to be
 1 - sparsity. Whatever is sent to one worker is one message.
 
-Three ways to sum encoded values over workers: `Sum`.
+`Sum` says how encoded values are summed over workers.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class CodecConfig:
         by_buffer = {}
         for key, text in texts.items():
             if key not in _ALL:
-                raise UsageError(f"{key!r} is no buffer: codecs are of {', '.join(_ALL)}")
+                raise UsageError(f"{key!r} is no buffer; codecs are for {', '.join(_ALL)}")
             codec = parse_codec(text)
             if Buffer(key) not in codec.buffers:
                 raise UsageError(f"codec {text!r} is for {' and '.join(codec.buffers)}, not for {key}")
@@ -248,7 +248,7 @@ class CodecConfig:
 
 
 PLAIN = CodecConfig()
-"""Values as they are."""
+"""No codec: all values travel as floats."""
 
 
 def parse_codecs(text: str) -> CodecConfig:

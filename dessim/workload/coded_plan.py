@@ -5,11 +5,11 @@
            x_encode -> x_sizes -> x -> x_decode                  messages whose sizes depend on their values
            x_wide beside x                                       columns that are sent as floats
 
-`x_wide` is for sums of which only the difference matters. |S|^2 - q of fm and its relatives cancels, so S and q are
-never encoded. Nor are sums that are divided by one another (attention pooling), nor lr's one float, which is a term of
-the logit. If pooled vectors are sent and such an operator will square them, or they carry the sizes of bags for a mean,
-none of them is encoded. The gradients of all of these may be. Operators state this (`cancels`, `exact_partials`), and
-plans give it as `PlannedOp.width` and `PlannedOp.exact_width`.
+`x_wide` carries what a lossy codec would ruin. |S|^2 - q of fm and its relatives cancels, so S and q are never encoded.
+Nor are sums that are divided by one another (attention pooling), nor lr's one float, which is a term of the logit. If
+pooled vectors are sent and such an operator will square them, or they carry the sizes of bags for a mean, none of them
+is encoded. The gradients of all of these may be. Operators state this (`cancels`, `exact_partials`), and plans give it
+as `PlannedOp.width` and `PlannedOp.exact_width`.
 
 Never encoded: sums in the middle of local partials (rounds), the softmax over ids, parameters that servers send, ids.
 """
@@ -143,7 +143,7 @@ def coded(plan: Plan, model: Model, codecs: CodecConfig) -> Plan:
 
 
 def encoded(plan: Plan, model: Model, codecs: CodecConfig) -> tuple[Plan, CodecConfig]:
-    """`plan` with those of `codecs` that have something to encode in it, and these. Raises UsageError if none has."""
+    """`plan` with those of `codecs` that encode something in it, and these codecs. Raises UsageError if none does."""
     if not codecs:
         return plan, codecs
     ops = coded_ops(plan, model, CodecConfig(codecs.by_buffer, strict=False)).values()

@@ -85,7 +85,7 @@ def tables_of_strategy(strategy: str, model: Model, workers: int) -> tuple[Table
 
 
 def owners_of_rows(table: TablePlan, workers: int) -> int:
-    """Among how many workers the rows of a table are spread."""
+    """The number of workers over which the rows of a table are spread."""
     return 1 if table.columns else len(table.ranks) or workers
 
 
@@ -144,7 +144,10 @@ def describe(tables: Sequence[TablePlan], replicas: int = 1) -> str:
 
 
 def _built(name: str, model: Model) -> Plan:
-    """A strategy's plan, whose formulas keep means over tables where these have one width, for the group's own."""
+    """A strategy's plan whose formulas name means over tables even where all have one width: a group has its own means.
+
+    Raises UsageError where the strategy cannot train the model.
+    """
     spec = _SPECS[name]
     reason = spec.refuses(model, Options())
     if reason:
@@ -215,8 +218,8 @@ def _ordered(model: Model, plans: Mapping[str, Plan], groups: Mapping[str, Seque
     returned = [op for op in ops if op.kind is Kind.COLLECTIVE and op.deps == ("dense_backward",)]
 
     def of(phase: Phase) -> list[PlannedOp]:
-        found = [op for op in ops if op.phase is phase and op not in returned]
-        return sorted(found, key=lambda op: after[op.name])
+        of_phase = [op for op in ops if op.phase is phase and op not in returned]
+        return sorted(of_phase, key=lambda op: after[op.name])
 
     return [
         *of(Phase.INPUT),
@@ -260,23 +263,23 @@ def _group_symbols(
     def symbols_of(job: Mapping[str, float]) -> dict[str, float]:
         of_job = counts_by_table(model, job)
         of_block = counts_by_table(model, block_of(job, replicas)) if replicas > 1 else of_job
-        found = symbols_of_blocks(job, replicas) if replicas > 1 else {}
+        of_groups = symbols_of_blocks(job, replicas) if replicas > 1 else {}
         for group in groups:
             counts = of_block if group.replicas > 1 else of_job
             if group.server:
-                found["L"] = float(group.server)
+                of_groups["L"] = float(group.server)
             tables = [shard.table for shard in group.shards]
             floats = floats_of(model, [shard.columns for shard in group.shards])
             for name in _COUNTS:
-                found[group.symbol(name)] = job[name] * float(counts[name][tables].sum() / of_job[name].sum())
+                of_groups[group.symbol(name)] = job[name] * float(counts[name][tables].sum() / of_job[name].sum())
             if group.replicas > 1:
-                found[group.symbol("UR")] = job["U"] * float(of_job["U"][tables].sum() / of_job["U"].sum())
+                of_groups[group.symbol("UR")] = job["U"] * float(of_job["U"][tables].sum() / of_job["U"].sum())
             for name in _MEANS:
                 of_shard = counts[name[1]][tables]
-                found[group.symbol(name)] = float((of_shard * floats[name[0]]).sum() / of_shard.sum())
+                of_groups[group.symbol(name)] = float((of_shard * floats[name[0]]).sum() / of_shard.sum())
             if group.is_spilt:
                 spilt = by_worker(group, model, job)
-                found |= {group.symbol(name): float(values.mean()) for name, values in spilt.items()}
-        return found
+                of_groups |= {group.symbol(name): float(values.mean()) for name, values in spilt.items()}
+        return of_groups
 
     return symbols_of

@@ -53,6 +53,7 @@ class Symbol:
     name: str
 
     def evaluate(self, values: Mapping[str, Any], text: str, arithmetic: _Arithmetic) -> Any:
+        """Its value. Raises FormulaError, which names the formula `text`, where `values` lack it."""
         if self.name not in values:
             raise FormulaError(f"formula {text!r} needs {self.name!r}, which this trace or model does not give")
         return arithmetic.number(values[self.name])

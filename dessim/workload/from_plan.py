@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dessim.trace.schema import Kind
 from dessim.workload.dag import WORLD, Loads, RankClass, Task, Workload
 from dessim.workload.owners import Owner, by_rank, sizes_of
-from dessim.workload.plan import OwnerRole, Plan, PlannedOp, Span
+from dessim.workload.plan import OwnerRole, Participants, Plan, PlannedOp
 
 Symbols = Mapping[str, float]
 
@@ -33,13 +33,13 @@ def workload_from_plan(
     for i, (owner, seconds) in enumerate(zip(owners, durations, strict=True)):
         sizes = {name: of[i] for name, of in totals.items()}
         for ranks in _of_same_groups(plan, owner.ranks):
-            own = {op.name: op.span.group(ranks[0], n, int(symbols.get("L", n))) for op in plan.collectives}
+            own = {op.name: op.participants.group(ranks[0], n, int(symbols.get("L", n))) for op in plan.collectives}
             groups |= dict(own.values())
             names = {op: name for op, (name, _) in own.items()}
             for op in plan.collectives:
                 if (op.name, names[op.name]) not in by_group:
-                    found = _loads(op, totals[op.name], owners, own[op.name][1])
-                    by_group[op.name, names[op.name]] = found
+                    loads_of_op = _loads(op, totals[op.name], owners, own[op.name][1])
+                    by_group[op.name, names[op.name]] = loads_of_op
             loads = {op: by_group[op, name] for op, name in names.items()}
             classes.append(RankClass(ranks, _tasks(plan, sizes, names, loads, seconds, steps)))
     return Workload(plan.strategy, n, tuple(classes), groups, tuple(range(steps)))
@@ -47,7 +47,9 @@ def workload_from_plan(
 
 def _of_same_groups(plan: Plan, ranks: Sequence[int]) -> list[Sequence[int]]:
     """`ranks` in parts that take part in the same collectives."""
-    return [ranks] if all(op.span is Span.ALL for op in plan.collectives) else [(rank,) for rank in ranks]
+    if all(op.participants is Participants.ALL for op in plan.collectives):
+        return [ranks]
+    return [(rank,) for rank in ranks]
 
 
 def _tasks(

@@ -10,9 +10,9 @@ from dessim.workload.model_sections import GROUP_BITS
 
 
 def frequent_ids_owners(field: int, ids: int, workers: int, width_group: int | None = None) -> Ints:
-    """The owner of the `ids` most frequent ids of a field [ids], most frequent first.
+    """The owners of the `ids` most frequent ids of a field [ids], most frequent first.
 
-    `width_group`: of the field's table, where tables differ in width.
+    `width_group`: the number of the table's width, where tables differ in width.
     """
     offset = np.uint64((field + 1) * GOLDEN % 2**64)
     feature = mix64(mix64(np.arange(ids, dtype=np.uint64)) + offset)

@@ -28,7 +28,7 @@ def expected_unique(draws: float, vocabulary: float, skew: float, beyond: float 
     Ids beyond the 4,096 most frequent are grouped into geometric bins. All ids of a bin have the same probability
     (relative error < 1e-3).
 
-    `beyond`: the count leaves out the ids that are among this many most frequent ones.
+    `beyond`: the count leaves out this many most frequent ids.
     `offset`: the r-th id's probability is proportional to (r + offset)**-skew (Mandelbrot's form of the law).
     """
     if draws <= 0:
@@ -179,9 +179,9 @@ class TablesLaw:
 
     def counted(self, draws: float, samples: float, beyond: float = 0.0) -> float:
         """As `ZipfLaw.counted`."""
-        found = [(share, *part.weighed(samples * draws * share, hot)) for part, share, hot in self.tables(beyond)]
-        first = sum(share * mean for share, mean, _ in found)
-        second = sum(share * squared for share, _, squared in found)
+        weighed = [(share, *part.weighed(samples * draws * share, hot)) for part, share, hot in self.tables(beyond)]
+        first = sum(share * mean for share, mean, _ in weighed)
+        second = sum(share * squared for share, _, squared in weighed)
         return draws * first**2 / second if second else 0.0
 
     def tables(self, hot: float = 0.0) -> tuple[tuple[ZipfLaw, float, float], ...]:
@@ -217,7 +217,7 @@ def _draws_of(law: IdLaw, unique: float) -> float:
             return math.inf
     while high - low > 1e-6 * high:
         middle = (low + high) / 2
-        if not low < middle < high:  # neighbouring floats, which are far apart close to 0
+        if not low < middle < high:  # `low` and `high` are neighbouring floats
             break
         low, high = (middle, high) if law.unique(middle) < unique else (low, middle)
     return high

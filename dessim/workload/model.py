@@ -361,11 +361,11 @@ def parse_model(raw: Mapping[str, Any], path: str | Path) -> Model:
     try:
         return Model.model_validate(raw)
     except ValidationError as error:
-        found = error.errors()
+        errors = error.errors()
         # A list with a wrong entry is also reported as too short, because the entry was left out.
-        within = {e["loc"][:depth] for e in found for depth in range(len(e["loc"]))}
-        found = [e for e in found if e["type"] != "too_short" or e["loc"] not in within]
-        problems = [f"{_key(e['loc'], e['type'])}: {e['msg']}" for e in found]
+        within = {e["loc"][:depth] for e in errors for depth in range(len(e["loc"]))}
+        errors = [e for e in errors if e["type"] != "too_short" or e["loc"] not in within]
+        problems = [f"{_key(e['loc'], e['type'])}: {e['msg']}" for e in errors]
         raise ModelError(path, "", "; ".join(problems)) from None
 
 

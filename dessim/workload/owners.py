@@ -86,10 +86,10 @@ def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], serve
     Their scale is what one server owns of a message's `u` rows, and of a step's `U` rows, relative to the mean. Servers
     that differ by less than half a per cent count as equal, because equal ones are simulated as one.
     """
-    found = sorted(
+    by_load = sorted(
         _busiest_and_others(_hashed(plan.owned, model, symbols, servers), plan.busiest_by, servers), key=_asked_for
     )
-    others, busiest = found[0], found[-1]
+    others, busiest = by_load[0], by_load[-1]
     return (busiest, others) if _asked_for(busiest) > _EVEN else (MEAN, MEAN)
 
 
@@ -103,12 +103,12 @@ def hashed_shares(model: Model, symbols: Mapping[str, float], by: str) -> list[F
     n, draws = int(symbols["N"]), symbols["B"] * symbols["m"]
     widths = model.widths
     groups = sorted(set(widths))
-    found = []
+    shares = []
     for number, (part, share, hot_ids) in enumerate(model.law.tables()):
         group = groups.index(widths[number]) if len(groups) > 1 else None
         values = _hashed_table(part, share, hot_ids, draws, n, n, number, group)[_HASHED.index(by)]
-        found.append(values / values.sum())
-    return found
+        shares.append(values / values.sum())
+    return shares
 
 
 def sizes_of(op: PlannedOp, symbols: Mapping[str, float], owners: Sequence[Owner]) -> list[float]:
@@ -196,8 +196,8 @@ def _on_servers(group: TableGroup, model: Model, symbols: Mapping[str, float], n
         assert shard.owner is not None
         part, share, hot_ids = tables[shard.table]
         width = distinct.index(widths[shard.table]) if len(distinct) > 1 else None
-        found = _hashed_table(part, share, hot_ids, draws, n, group.server, shard.table, width)
-        of_table = dict(zip(_HASHED, found, strict=True))
+        of_names = _hashed_table(part, share, hot_ids, draws, n, group.server, shard.table, width)
+        of_table = dict(zip(_HASHED, of_names, strict=True))
         of_table |= {"F": np.ones(group.server), "V": np.full(group.server, part.vocabulary / group.server)}
         workers = slice(shard.owner, shard.owner + group.server)
         for name, load in loads.items():
@@ -266,10 +266,10 @@ def _hashed(
         of_table |= {name: of_table[name[1]] * floats[name[0]][number] for name in means}
         for name, load in of_table.items():
             loads[name] += load
-    found = {name: load * n / load.sum() for name, load in loads.items() if load.any()}
-    found["q"] = np.minimum(found["m"], len(tables) / symbols["q"])
+    relative = {name: load * n / load.sum() for name, load in loads.items() if load.any()}
+    relative["q"] = np.minimum(relative["m"], len(tables) / symbols["q"])
     kept = (*owned, *(name for name in means if name[1] in owned))
-    return {name: values for name, values in found.items() if name in kept}
+    return {name: values for name, values in relative.items() if name in kept}
 
 
 _HASHED = ("m", "u", "U", "x", "X")

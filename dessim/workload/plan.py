@@ -33,7 +33,7 @@ class Placement(StrEnum):
 
     HASH = "hash"  # each row on the worker that a hash of its id names
     TABLES = "tables"  # all rows of a field on one worker
-    SERVERS = "servers"  # all rows of a field on one server, each on the worker of it that a hash of its id names
+    SERVERS = "servers"  # all rows of a field on one server, spread by a hash of the id over its workers
     REPLICATED = "replicated"  # every row on every worker
 
 
@@ -47,20 +47,23 @@ class OwnerRole(StrEnum):
     PADS = "pads"  # an AllGather or ReduceScatter of owners' rows, padded to the largest share
 
 
-class Span(StrEnum):
-    """The workers of a collective, where a server, or a block with a replica of the tables, has L workers with
-    consecutive ranks."""
+class Participants(StrEnum):
+    """The workers that take part in a collective.
+
+    A server has L workers with consecutive ranks. Where tables are replicated, a block of workers with one replica
+    stands for a server.
+    """
 
     ALL = "all"
     SERVER = "server"  # those of one server
-    BETWEEN = "between"  # those with the same place in each server
+    BETWEEN = "between"  # the i-th worker of each server
 
     def group(self, rank: int, n: int, server: int) -> tuple[str, range]:
-        """The name and the ranks of the group that `rank` of `n` is in, where a server has `server` workers."""
-        if self is Span.ALL:
+        """The name and the ranks of the group of `rank`, among `n` ranks with `server` on each server."""
+        if self is Participants.ALL:
             return WORLD, range(n)
-        first = rank - rank % server if self is Span.SERVER else rank % server
-        members = range(first, first + server) if self is Span.SERVER else range(first, n, server)
+        first = rank - rank % server if self is Participants.SERVER else rank % server
+        members = range(first, first + server) if self is Participants.SERVER else range(first, n, server)
         return f"{self} {first}", members
 
 
@@ -100,7 +103,7 @@ class PlannedOp:
     `exact_width`: further floats of each row that a codec must leave as they are. All three are 0 for collectives that
         no codec applies to.
     `local_share`: the share of an AllToAll's S that the rank addresses to itself.
-    `span`: the workers that take part.
+    `participants`: the workers that take part.
     `part_of`: the op of the uncoded plan that this op and others stand for (coded_plan.py). It supplies the values of
         data-dependent symbols.
     """
@@ -118,7 +121,7 @@ class PlannedOp:
     width: Formula = ZERO
     exact_width: Formula = ZERO
     local_share: Formula = EVEN_SHARE
-    span: Span = Span.ALL
+    participants: Participants = Participants.ALL
     flops: Formula = ZERO
     mem: Formula = ZERO
     kernels: int = 0
@@ -142,7 +145,7 @@ class PlannedOp:
     def members(self, symbols: Mapping[str, float]) -> int:
         """The number of workers that take part in a collective."""
         n = int(symbols["N"])
-        return n if self.span is Span.ALL else len(self.span.group(0, n, int(symbols["L"]))[1])
+        return n if self.participants is Participants.ALL else len(self.participants.group(0, n, int(symbols["L"]))[1])
 
     def even_size(self, symbols: Mapping[str, float]) -> float:
         """S [bytes] of a collective with the same traffic whose ranks address equal shares to all ranks, themselves

@@ -255,7 +255,7 @@ def _parsed(path: Path) -> _File:
 
 
 def _require_same(path: Path, what: str, stated: tuple[str, str], has: tuple[str, str]) -> None:
-    """Raises FileError where the `stated` name and hash are not those that there are."""
+    """Raises FileError where the `stated` name and hash differ from the actual ones."""
     if stated == has:
         return
     options = ", or was planned with other --ids or --precision" if what == "model" else ""

@@ -20,7 +20,7 @@ from dataclasses import replace
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.formula import Formula, group, renamed, symbol
-from dessim.workload.plan import OwnerRole, PlannedOp, Span, TableGroup, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, Participants, PlannedOp, TableGroup, Traffic, collective, compute
 from dessim.workload.symbols import L, k, s
 
 R = symbol("R")
@@ -52,15 +52,15 @@ def symbols_of_blocks(job: Mapping[str, float], replicas: int) -> dict[str, floa
 
 def in_blocks(ops: Sequence[PlannedOp], of: TableGroup) -> list[PlannedOp]:
     """The ops of a group, whose symbols are renamed, in each block, with the exchange of gradients between blocks."""
-    found: list[PlannedOp] = []
+    changed: list[PlannedOp] = []
     for op in ops:
         if op.kind is Kind.COLLECTIVE:
-            op = replace(op, span=Span.SERVER)
+            op = replace(op, participants=Participants.SERVER)
         if op.name == f"{_UPDATE}.{of.name}":
-            found += _exchange(of, op.deps)
+            changed += _exchange(of, op.deps)
             op = replace(renamed(op, {of.symbol("U"): of.symbol("UR")}), deps=(f"replica_sum.{of.name}",))
-        found.append(op)
-    return found
+        changed.append(op)
+    return changed
 
 
 def _exchange(of: TableGroup, after: tuple[str, ...]) -> list[PlannedOp]:
@@ -90,4 +90,4 @@ def _exchange(of: TableGroup, after: tuple[str, ...]) -> list[PlannedOp]:
 def _between(name: str, traffic: Traffic, size: Formula, *deps: str) -> PlannedOp:
     role = OwnerRole.NONE if traffic is Traffic.CONTROL else OwnerRole.WORKS
     op = collective(name, Phase.BACKWARD, Collective.ALL_GATHER, traffic, size, *deps, role=role)
-    return replace(op, span=Span.BETWEEN)
+    return replace(op, participants=Participants.BETWEEN)

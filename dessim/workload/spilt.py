@@ -16,8 +16,8 @@ been updated since it came. Both copies take MW sr + MO so bytes. Symbols of a g
 Misses follow from the frequencies of each table's own ids by Che's approximation (`dessim.workload.ids.misses`). Rows
 that are spread by hash are missed evenly on all owners.
 
-Strategies whose owners are sent rows' ids without their tables cannot tell which of them are spilt (row_all_to_all),
-and copies on every worker would take every host's memory (data_parallel).
+Two strategies cannot spill. Under row_all_to_all owners receive ids without their tables, so they cannot tell which
+rows are spilt. Under data_parallel the rows of a table would take memory of every host.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ HOST_ROWS, HOST_STATE = symbol("HW") * sr, symbol("HO") * so
 ROWS_ON_GPU, STATE_ON_GPU = (symbol("CW") - symbol("HW")) * sr, (symbol("CO") - symbol("HO")) * so
 """Bytes that caches add to a GPU's memory, less those of the rows that are in the host's instead."""
 _SCANNED = 22
-"""Bytes of memory traffic for each slot, of which the oldest are found: in two passes over 8 bytes and a mask."""
+"""Bytes of memory traffic for each slot where the oldest slots are found: two passes over 8 bytes and a mask."""
 _FOUND = 4 * OWNED_IDS * k + OWNED_ROWS * 8 * k + symbol("CV") * _SCANNED
 _READ = OWNED_ROWS * 2 * WU * sr
 _KERNELS_OF_READ = 6
 _KERNELS_OF_TABLE = {"find": 36, "lookup": 12, "update_rows": 22}
 """Kernels that each spilt table adds to an op: it has its own store and cache. Counted in a step of the trainer
-in which no id was new (torch's calls that are no views)."""
+in which no id was new: torch's calls, except views."""
 SLOT_OF_ROW, SLOT = 4, 16
 """Bytes of the slot of each row, and of each slot's row and last use (des_ref/embedding/cached_rows.py)."""
 INDEX_OF_CACHE = symbol("HV") * SLOT_OF_ROW + symbol("CV") * SLOT
@@ -93,7 +93,7 @@ def with_copies(ops: Sequence[PlannedOp], of: TableGroup, names: Mapping[str, st
 def by_worker(of: TableGroup, model: Model, job: Mapping[str, float]) -> dict[str, Floats]:
     """The values of SYMBOLS on each of a job's workers [workers]."""
     n = int(job["N"])
-    found = {name: np.zeros(n) for name in SYMBOLS}
+    totals = {name: np.zeros(n) for name in SYMBOLS}
     tables = model.law.tables()
     distinct = counts_by_table(model, job)["U"]
     distinct = distinct * (job["U"] / distinct.sum())  # a job's own count of ids takes precedence over the law's
@@ -110,10 +110,10 @@ def by_worker(of: TableGroup, model: Model, job: Mapping[str, float]) -> dict[st
         missed = read * misses(law, draws, owners * cached) / law.unique(draws)
         rows = {"M": missed, "H": law.vocabulary / owners, "C": cached}
         for which, count in rows.items():
-            found[f"{which}V"][ranks] += count
-            found[f"{which}W"][ranks] += count * floats["W"]
-            found[f"{which}O"][ranks] += count * floats["O"]
-    return found
+            totals[f"{which}V"][ranks] += count
+            totals[f"{which}W"][ranks] += count * floats["W"]
+            totals[f"{which}O"][ranks] += count * floats["O"]
+    return totals
 
 
 def _ranks(of: TableGroup, shard: Shard, n: int) -> slice:

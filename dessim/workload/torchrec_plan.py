@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dessim.cluster import Cluster
 
 EXPRESSIBLE = ("data_parallel", "table_wise", "column_wise", ON_SERVERS, "row_wise")
-"""The strategies of tables that both have."""
+"""The strategies of tables that both TorchRec and dessim have."""
 SUFFIX = ".json"
 _BY_COLUMNS = ("table_wise", "column_wise", "table_column_wise")
 _BY_ROWS = ("row_wise", ON_SERVERS)
@@ -162,10 +162,10 @@ def _sharding(table: TablePlan, rows: int, width: int, local_ranks: Sequence[int
 def differences(tables: Sequence[TablePlan], model: Model) -> list[str]:
     """What TorchRec does otherwise than the simulation of these tables."""
     used = {table.strategy for table in tables}
-    found = list(dict.fromkeys(text for strategy, text in _DIFFERENCES.items() if strategy in used))
+    differences = list(dict.fromkeys(text for strategy, text in _DIFFERENCES.items() if strategy in used))
     if set(model.row_widths) != {"v"}:
-        found.append(f"rows of {model.name} hold more than an embedding, TorchRec's tables nothing else")
-    return found
+        differences.append(f"rows of {model.name} hold more than an embedding, TorchRec's tables nothing else")
+    return differences
 
 
 def read_file(path: Path) -> ShardingFile:
@@ -189,22 +189,22 @@ def read_torchrec(
     file = read_file(path)
     if file.world_size < 1:
         raise FileError(path, "world_size", f"{file.world_size} ranks; a job needs at least 1")
-    found: dict[str, Sharding] = {}
+    shardings: dict[str, Sharding] = {}
     for tables in file.plan.values():
         for name, sharding in tables.items():
-            if name in found:
+            if name in shardings:
                 raise FileError(path, name, "is planned twice")
-            found[name] = sharding
+            shardings[name] = sharding
     names = table_names(model)
-    for name in found:
+    for name in shardings:
         if name not in names:
             raise FileError(path, name, f"is no table of {model.name}")
     rows, planned = rows_of(model), []
     for number, name in enumerate(names):
-        if name not in found:
+        if name not in shardings:
             raise FileError(path, "plan", f"{table_name(model, number)} of {model.name} is left out")
         shape = (rows[number], model.widths[number])
-        planned.append(_table(path, name, found[name], shape, file.world_size))
+        planned.append(_table(path, name, shardings[name], shape, file.world_size))
         if planned[-1].is_split and not can_split_columns(model):
             problem = f"the rows of {model.name} have more than columns of an embedding, and have one owner"
             raise FileError(path, name, problem)
@@ -214,7 +214,7 @@ def read_torchrec(
 
 
 def _table(path: Path, name: str, sharding: Sharding, shape: tuple[int, int], n: int) -> TablePlan:
-    """How dessim trains a table of `shape` that TorchRec shards on `n` ranks so. Raises FileError."""
+    """How dessim trains a table of `shape` that TorchRec shards over `n` ranks as `sharding` says. Raises FileError."""
     kind = sharding.sharding_type
     if kind not in TYPES:
         raise FileError(path, name, f"is {kind}, which dessim cannot express; it can {', '.join(TYPES)}")
@@ -244,7 +244,7 @@ def _table(path: Path, name: str, sharding: Sharding, shape: tuple[int, int], n:
 
 
 def _cover(shards: Sequence[Shard], shape: tuple[int, int], cut: int) -> bool:
-    """Whether shards that are whole but along axis `cut` follow one another from the start to the end of a table.
+    """Whether shards, cut along axis `cut` alone, follow one another from the start to the end of a table.
 
     TorchRec leaves the last ranks without rows where a table has few.
     """

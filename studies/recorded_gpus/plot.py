@@ -15,7 +15,7 @@ from typing import Any
 
 from dessim.cluster import load_cluster
 from dessim.commands.replay import replay
-from dessim.commands.trace_collectives import hold_against
+from dessim.commands.trace_collectives import predict_collectives
 from dessim.results.error_bar import interval_text
 from dessim.results.rows import data_csv
 from dessim.results.study import conclude, study_parser
@@ -33,7 +33,7 @@ MARKERS = {"all_reduce": ("#0173b2", "o"), "all_to_all": ("#de8f05", "s")}
 def compute(study: dict[str, Any]) -> dict[str, Any]:
     """Return the findings: each collective, the errors, and the replayed step, rounded to five digits."""
     trace = load_trace(HERE / study["trace"])
-    comparison = hold_against(trace, load_cluster(HERE / study["cluster"]))
+    comparison = predict_collectives(trace, load_cluster(HERE / study["cluster"]))
     replayed = replay(trace, comparison.cluster).to_json()
     keys = ("recorded_step_s", "predicted_step_s", "self_replay_error", "compute_s", "exposed_comm_s", "idle_s")
     found = comparison.to_json()

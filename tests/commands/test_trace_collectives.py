@@ -11,7 +11,13 @@ from typer.testing import CliRunner
 
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
-from dessim.commands.trace_collectives import after_last_start, hold_against, run_alone, split_times, with_overheads
+from dessim.commands.trace_collectives import (
+    after_last_start,
+    predict_collectives,
+    run_alone,
+    split_times,
+    with_overheads,
+)
 from dessim.errors import CapacityError, UsageError
 from dessim.trace.io import Trace
 from dessim.trace.matched import matched_collectives
@@ -91,35 +97,37 @@ def made(cluster):
 
 
 def test_a_simulated_trace_is_predicted_exactly(made, cluster):
-    held = hold_against(made, cluster)
-    assert len(held.rows) == len(CALLS) - 1  # a barrier moves nothing
-    assert held.worst_error < 1e-6
-    assert (held.fit.op_overhead, held.fit.latency_factor) == pytest.approx((9e-6, 2.5), rel=1e-5)
-    parts = split_times([row.recorded for row in held.rows], [row.algorithm for row in held.rows], made, cluster)
-    for row, timed in zip(held.rows, parts, strict=True):
+    predicted = predict_collectives(made, cluster)
+    assert len(predicted.rows) == len(CALLS) - 1  # a barrier moves nothing
+    assert predicted.worst_error < 1e-6
+    assert (predicted.fit.op_overhead, predicted.fit.latency_factor) == pytest.approx((9e-6, 2.5), rel=1e-5)
+    parts = split_times(
+        [row.recorded for row in predicted.rows], [row.algorithm for row in predicted.rows], made, cluster
+    )
+    for row, timed in zip(predicted.rows, parts, strict=True):
         # Simulation with the fitted overheads agrees with the fitted equation.
-        simulated, _ = run_alone(row.recorded, made, held.cluster, row.algorithm)
-        assert simulated == pytest.approx(held.fit.seconds(timed), rel=1e-9)
+        simulated, _ = run_alone(row.recorded, made, predicted.cluster, row.algorithm)
+        assert simulated == pytest.approx(predicted.fit.seconds(timed), rel=1e-9)
         assert row.described_s < row.measured_s
     # Errors of nearly nothing still have an interval: no spread is below 2 %.
-    assert held.covered == 1.0
-    errors = held.to_json()["errors"]
+    assert predicted.covered == 1.0
+    errors = predicted.to_json()["errors"]
     assert errors["left_out"]["worst"] < 1e-6 < errors["described"]["median"]
 
 
 def test_waiting_for_late_ranks_is_not_part_of_the_transfer(made, cluster):
-    rows = hold_against(made, cluster).to_json()["collectives"]
+    rows = predict_collectives(made, cluster).to_json()["collectives"]
     assert [row["waiting_max_s"] for row in rows] == pytest.approx([30e-6] * len(rows))
     assert [row["waiting_median_s"] for row in rows] == pytest.approx([15e-6] * len(rows))
 
 
 def test_with_nccl_nothing_is_fitted_and_profiled_kernels_take_no_launch(made):
     servers = load_cluster("h100-8x_rail_128")
-    held = hold_against(made, servers)
-    assert held.fit is None and all(row.predicted_s == row.described_s for row in held.rows)
+    predicted = predict_collectives(made, servers)
+    assert predicted.fit is None and all(row.predicted_s == row.described_s for row in predicted.rows)
     profiled = replace(made, header=replace(made.header, software={"imported": "profiles"}))
-    kernels = hold_against(profiled, servers)
-    for whole, kernel in zip(held.rows, kernels.rows, strict=True):
+    kernels = predict_collectives(profiled, servers)
+    for whole, kernel in zip(predicted.rows, kernels.rows, strict=True):
         assert 0.8e-6 < whole.predicted_s - kernel.predicted_s < 4e-6
     found = kernels.to_json()
     assert found["op_overhead_s"] is None and set(found["errors"]) == {"described"}
@@ -137,9 +145,9 @@ def test_messages_that_had_arrived_when_the_last_rank_started_do_not_count(made)
 def test_too_few_collectives_and_too_small_clusters_are_refused(made, cluster):
     few = replace(made, ranks=tuple(ops[:2] for ops in made.ranks))
     with pytest.raises(UsageError, match=r"made.trace: 1 collectives are too few to fit 2"):
-        hold_against(few, cluster)
+        predict_collectives(few, cluster)
     with pytest.raises(CapacityError):
-        hold_against(recorded([1e-5] * len(CALLS), header_ranks=64), cluster)
+        predict_collectives(recorded([1e-5] * len(CALLS), header_ranks=64), cluster)
 
 
 def test_the_command_prints_errors_and_exits_3_beyond_its_bound(made, tmp_path):

@@ -51,7 +51,7 @@ def planned(ranks: int) -> dict[str, tuple[TablePlan, ...]]:
     strategies = ("table_wise", "column_wise")
     request = PlanRequest(Job.of_model(job()), cluster(), [ranks], SAMPLES, strategies=strategies, by_table=True)
     (scale,) = run_plan(request).scales
-    plans = [c.tables for c in scale.found.candidates if c.tables]
+    plans = [c.tables for c in scale.plans.candidates if c.tables]
     split = next(tables for tables in plans if any(len(table.ranks) > 1 for table in tables))
     whole = next(tables for tables in plans if all(len(table.ranks) == 1 for table in tables))
     return {"table_wise": whole, "column_wise": split}
@@ -219,10 +219,10 @@ def test_a_plan_of_torchrecs_planner_never_beats_ours(theirs: Path) -> None:
     """Neither all of ours, nor those of strategies that TorchRec has."""
     given = {theirs.name: read_torchrec(theirs, model_of(TABLES[:3]))}
     (scale,) = run_plan(PlanRequest(Job.of_model(model_of(TABLES[:3])), cluster(), [8], BATCH, given=given)).scales
-    steps = [(c.row.breakdown.step_time_s, c) for c in scale.found.candidates]
+    steps = [(c.row.breakdown.step_time_s, c) for c in scale.plans.candidates]
     (their_step,) = [step for step, c in steps if c.source]
     ours = [s for s, c in steps if c.estimate_s and {t.family for t in c.tables} <= set(EXPRESSIBLE)]
-    assert not scale.found.best.source and min(ours) <= their_step and not scale.found.refused
+    assert not scale.plans.best.source and min(ours) <= their_step and not scale.plans.refused
 
 
 @pytest.mark.parametrize(

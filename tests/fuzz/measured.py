@@ -20,9 +20,9 @@ from dessim.cli.validate import read_measured
 from dessim.cluster import load_cluster
 from dessim.commands.ids import IdsRequest, run_ids
 from dessim.commands.replay import replay
-from dessim.commands.trace_collectives import hold_against
+from dessim.commands.trace_collectives import predict_collectives
 from dessim.files import dump_json
-from dessim.results.show import print_held, print_replay, print_trace
+from dessim.results.show import print_predicted_trace, print_replay, print_trace
 from dessim.trace.check import check_trace
 from dessim.trace.describe import describe_trace
 from dessim.trace.importers.kineto import Imported, import_kineto
@@ -102,9 +102,9 @@ def _use_trace(trace: Trace) -> None:
     found = replay(trace, shipped(), progress=budget()).to_json()
     dump_json(found)
     shown(print_replay, found)
-    held = hold_against(trace, shipped()).to_json()
-    dump_json(held)
-    shown(print_held, held)
+    predicted = predict_collectives(trace, shipped()).to_json()
+    dump_json(predicted)
+    shown(print_predicted_trace, predicted)
     projected(Job.of_trace(trace), gpus=_RANKS, strategies=("des_all_reduce",))
 
 

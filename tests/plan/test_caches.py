@@ -12,7 +12,7 @@ from dessim.errors import CapacityError
 from dessim.plan.caches import with_caches
 from dessim.plan.choose import choose
 from dessim.plan.loads import MEMORY, STRATEGIES, Choice
-from dessim.plan.search import Found, Search, search
+from dessim.plan.search import PlanProblem, RankedPlans, search
 from dessim.sim.progress import Progress
 from dessim.workload.composed import TablePlan, compose
 from dessim.workload.memory import memory_by_owner
@@ -24,13 +24,13 @@ COLD_AND_HOT = ((400_000_000, 1), (300_000_000, 20), (50_000, 1))
 """Tables of 95 and 72 GiB, of which the first is read 20 times less; a GPU has 74 GiB."""
 
 
-def found(tables: tuple[tuple[int, int], ...], gpus: int, on: Cluster | None = None, **asked: object) -> Found:
+def found(tables: tuple[tuple[int, int], ...], gpus: int, on: Cluster | None = None, **asked: object) -> RankedPlans:
     job = Job.of_model(model_of(tables))
-    return search(Search(job, on or cluster(), gpus, BATCH, {}, **asked), Progress())  # type: ignore[arg-type]
+    return search(PlanProblem(job, on or cluster(), gpus, BATCH, {}, **asked), Progress())  # type: ignore[arg-type]
 
 
 @lru_cache
-def spilt() -> Found:
+def spilt() -> RankedPlans:
     return found(COLD_AND_HOT, 2)
 
 
@@ -106,7 +106,7 @@ def test_tables_that_fit_by_their_mean_but_on_no_gpus_are_spilt() -> None:
     """Whole tables of 60, 60 and 20 GiB, two GPUs of 74."""
     job = Job.of_model(model_of(((225_000_000, 4), (225_000_000, 4), (75_000_000, 1))))
     whole = dict.fromkeys(range(3), Choice("table_wise"))
-    best = search(Search(job, cluster(), 2, BATCH, whole), Progress()).best
+    best = search(PlanProblem(job, cluster(), 2, BATCH, whole), Progress()).best
     assert {table.strategy for table in best.tables} == {"table_wise"}
     assert 1 <= sum(table.cached_rows > 0 for table in best.tables) < 3
 

@@ -51,7 +51,7 @@ def test_a_plan_has_no_codec_unless_one_is_allowed() -> None:
     request = PlanRequest(job=job, cluster=cluster(), gpus=[8], batch=BATCH, strategies=only)
     assert request.codecs == NONE
     (scale,) = run_plan(request).scales
-    assert not any(candidate.codecs for candidate in scale.found.candidates)
+    assert not any(candidate.codecs for candidate in scale.plans.candidates)
     assert scale.to_json()["lead_of_codecs"] == 0
 
 

@@ -55,9 +55,9 @@ def test_the_fullest_rank_holds_the_largest_table() -> None:
     strategies = ("table_wise",)
     request = PlanRequest(Job.of_model(model_of()), cluster(), [8], BATCH, strategies=strategies, by_table=True)
     (scale,) = run_plan(request).scales
-    best = next(candidate for candidate in scale.found.candidates if candidate.tables)
-    assert scale.found.best.tables == best.tables
-    memory = scale.found.by_rank.memory_bytes
+    best = next(candidate for candidate in scale.plans.candidates if candidate.tables)
+    assert scale.plans.best.tables == best.tables
+    memory = scale.plans.by_rank.memory_bytes
     (owner,) = best.tables[0].ranks
     assert int(memory.argmax()) == owner
     rows = 40e6 * (64 * 4 + 4 + 24)

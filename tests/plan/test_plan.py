@@ -45,20 +45,20 @@ def run(*args: str | Path) -> tuple[int, str, str]:
 
 def test_plans_are_ranked_and_the_best_is_at_least_as_fast_as_each_strategy(planned: Planned) -> None:
     for scale in planned.scales:
-        times = [candidate.row.breakdown.step_time_s for candidate in scale.found.candidates]
+        times = [candidate.row.breakdown.step_time_s for candidate in scale.plans.candidates]
         assert all(later >= earlier * (1 - 1e-8) for earlier, later in pairwise(times))
-        alone = {c.row.strategy for c in scale.found.candidates if not c.tables}
+        alone = {c.row.strategy for c in scale.plans.candidates if not c.tables}
         assert {"row_wise", "des_all_reduce", "mesh"} <= alone
         assert min(scale.to_json()["leads"].values()) >= 0
-        assert 0 <= scale.found.gap <= 0.05
-        for candidate in scale.found.candidates:
+        assert 0 <= scale.plans.gap <= 0.05
+        for candidate in scale.plans.candidates:
             least = candidate.row.least
             assert least is not None and times[0] >= 0.999 * min(least.nic_s, least.gpu_s)
 
 
 def test_the_estimate_of_the_best_plan_is_near_its_simulation(planned: Planned) -> None:
     for scale in planned.scales:
-        best = next(c for c in scale.found.candidates if c.estimate_s is not None)
+        best = next(c for c in scale.plans.candidates if c.estimate_s is not None)
         assert best.estimate_s == pytest.approx(best.row.breakdown.step_time_s, rel=0.3)
 
 
@@ -102,9 +102,9 @@ def test_no_table_has_a_strategy_that_is_left_out() -> None:
         strategies=("table_wise", "row_wise"),
     )
     (scale,) = run_plan(request).scales
-    alone = {candidate.row.strategy for candidate in scale.found.candidates if not candidate.tables}
+    alone = {candidate.row.strategy for candidate in scale.plans.candidates if not candidate.tables}
     assert not alone & {"row_all_to_all", "data_parallel"}
-    mixed = [candidate.tables for candidate in scale.found.candidates if candidate.tables]
+    mixed = [candidate.tables for candidate in scale.plans.candidates if candidate.tables]
     assert mixed and {table.strategy for tables in mixed for table in tables} <= {"table_wise", "row_wise"}
     assert all(len(table.ranks) <= 1 for tables in mixed for table in tables)
 
@@ -168,7 +168,7 @@ def test_a_given_plan_does_not_change_those_that_are_found() -> None:
     request = PlanRequest(
         Job.of_model(model_of(TABLES[:2])), cluster(), [8], BATCH, strategies=strategies, by_table=True
     )
-    alone, beside = (run_plan(r).scales[0].found.candidates for r in (request, replace(request, given=given)))
+    alone, beside = (run_plan(r).scales[0].plans.candidates for r in (request, replace(request, given=given)))
     assert sum(candidate.source == "theirs.json" for candidate in beside) == 1
     assert [c.tables for c in beside if not c.source] == [c.tables for c in alone]
 
@@ -180,8 +180,8 @@ def test_a_given_plan_that_does_not_fit_is_named() -> None:
         Job.of_model(huge), cluster(), [8], BATCH, strategies=["row_wise"], by_table=True, given={"theirs.json": given}
     )
     (scale,) = run_plan(request).scales
-    assert not any(candidate.source for candidate in scale.found.candidates)
-    (reason,) = scale.found.refused
+    assert not any(candidate.source for candidate in scale.plans.candidates)
+    (reason,) = scale.plans.refused
     assert reason.startswith("theirs.json: 1 table_wise, 1 row_wise of small on 8 GPUs")
 
 
@@ -198,7 +198,7 @@ def test_a_given_plan_that_does_not_fit_is_named() -> None:
     ],
 )
 def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path, change, expected: str) -> None:  # type: ignore[no-untyped-def]
-    found = planned.scales[0].found
+    found = planned.scales[0].plans
     tables = next(c.tables for c in found.candidates if c.tables)
     path = tmp_path / "job.plan.toml"
     write_plan(path, JobPlan(8, BATCH, tables), model_of(), cluster())

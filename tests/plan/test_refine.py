@@ -12,7 +12,7 @@ from dessim.commands.project import run_projection
 from dessim.commands.support.median_step import FEW_STEPS, STEPS
 from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Projection
-from dessim.plan.candidates import Candidate, Search, order, settled
+from dessim.plan.candidates import Candidate, PlanProblem, order, settled
 from dessim.plan.loads import Choice
 from dessim.plan.place import Placed, place
 from dessim.plan.rates import simulated_rates
@@ -91,10 +91,10 @@ def test_the_best_plans_of_the_packet_network_are_simulated_again(monkeypatch: p
     monkeypatch.setattr("dessim.plan.candidates._SETTLED", 2)
     bed = load_cluster("lab/switch_4")
     model = model_of(((20_000, 4), (500, 1)), width=16)
-    asked = Search(Job.of_model(model), bed, gpus=4, batch=64, pinned={}, network="packet")
+    problem = PlanProblem(Job.of_model(model), bed, gpus=4, batch=64, pinned={}, network="packet")
     names = ["row_wise", "table_wise", "row_all_to_all"]
     request = ProjectRequest(
-        job=asked.job,
+        job=problem.job,
         cluster=bed,
         strategies=names,
         gpus=[4],
@@ -105,7 +105,7 @@ def test_the_best_plans_of_the_packet_network_are_simulated_again(monkeypatch: p
     )
     rows = [row for row in run_projection(request) if isinstance(row, Projection)]
     rough = [Candidate(row, plan_of(name, model)) for row, name in zip(rows, names, strict=True)]
-    found = settled(asked, sorted(rough, key=order))
+    found = settled(problem, sorted(rough, key=order))
     assert [len(step_times(one.row.record)) for one in found] == [STEPS, STEPS, FEW_STEPS]
     assert found == sorted(found, key=order)
     assert sorted(one.row.strategy for one in found) == sorted(names)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dessim.cluster import load_cluster
-from dessim.plan.candidates import Search
+from dessim.plan.candidates import PlanProblem
 from dessim.plan.replicated import numbers
 from dessim.plan.scales import PlanRequest, run_plan
 from dessim.workload.model import load_model
@@ -22,12 +22,12 @@ CLUSTER = "a100-8x_tworooms_12"
 
 
 def test_numbers_that_give_every_block_whole_servers_are_tried() -> None:
-    asked = Search(Job.of_model(model_of()), cluster(), 64, 65_536, {})
-    assert numbers(asked, 8) == [2, 4, 8]
-    named = Search(Job.of_model(model_of()), cluster(), 1024, 65_536, {}, replicas=[1, 2, 3, 2048])
+    problem = PlanProblem(Job.of_model(model_of()), cluster(), 64, 65_536, {})
+    assert numbers(problem, 8) == [2, 4, 8]
+    named = PlanProblem(Job.of_model(model_of()), cluster(), 1024, 65_536, {}, replicas=[1, 2, 3, 2048])
     assert numbers(named, 8) == [2]
-    assert not numbers(Search(Job.of_model(model_of()), cluster(), 1024, 65_536, {}), 8)
-    assert not numbers(Search(Job.of_model(model_of()), cluster(), 8, 65_536, {}), 0)
+    assert not numbers(PlanProblem(Job.of_model(model_of()), cluster(), 1024, 65_536, {}), 8)
+    assert not numbers(PlanProblem(Job.of_model(model_of()), cluster(), 8, 65_536, {}), 0)
 
 
 def test_they_compete_and_are_projected_to_the_planned_step(tmp_path: Path) -> None:
@@ -45,11 +45,11 @@ def test_they_compete_and_are_projected_to_the_planned_step(tmp_path: Path) -> N
         replicas=[2],
     )
     (scale,) = run_plan(only).scales
-    best, without = scale.found.candidates
+    best, without = scale.plans.candidates
     assert best.row.strategy == "3 row_all_to_all, 2 replicas" and without.row.strategy == "row_all_to_all"
     assert best.replicas == 2 and best.row.memory.rows == pytest.approx(2 * without.row.memory.rows)
     assert best.estimate_s == pytest.approx(best.row.breakdown.step_time_s, rel=0.3)
-    write_plan(out, scale.found.job_plan(), sized, machine)
+    write_plan(out, scale.plans.job_plan(), sized, machine)
     code, text, error = run("project", "--model", model, "--cluster", CLUSTER, "--plan", out, "--json")
     assert code == 0, error
     (row,) = json.loads(text)["projection"]

@@ -74,7 +74,7 @@ def test_a_pinned_table_gets_a_server_and_none_where_there_is_one_server() -> No
     model = model_of(TABLES[:3])
     request = PlanRequest(job=Job.of_model(model), cluster=cluster(), gpus=[16], batch=BATCH, by_table=True)
     pinned = replace(request, pinned={1: Choice(ON_SERVERS)}, strategies=("table_wise", "row_wise"))
-    best = run_plan(pinned).scales[0].found.best
+    best = run_plan(pinned).scales[0].plans.best
     assert servers_of(best.tables[1:2])[0] in (0, 1) and best.tables[1].family == ON_SERVERS
     assert "1 table_row_wise" in best.row.strategy
     with pytest.raises(CapacityError, match="t1 cannot be table_row_wise"):

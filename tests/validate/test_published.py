@@ -10,7 +10,7 @@ import pytest
 
 from dessim.calibrate.nccl.published import read_published
 from dessim.errors import FileError
-from dessim.validate.published import broken, by, default_folder, hold_published, summaries_by_band
+from dessim.validate.published import broken, default_folder, errors_by, predict_readings, summaries_by_band
 
 FOLDER = default_folder()
 
@@ -23,17 +23,17 @@ def test_every_reading_has_a_source_and_a_cluster() -> None:
 
 
 def test_the_shipped_transports_are_within_the_bounds() -> None:
-    held = hold_published(FOLDER)
-    assert broken(held, FOLDER) == []
-    assert list(summaries_by_band(held)) == ["up to 64 KiB", "to 8 MiB", "above 8 MiB"]
-    errors = by(held, lambda one: one.op)
-    assert sum(len(found) for found in errors.values()) == len(held)
+    readings = predict_readings(FOLDER)
+    assert broken(readings, FOLDER) == []
+    assert list(summaries_by_band(readings)) == ["up to 64 KiB", "to 8 MiB", "above 8 MiB"]
+    errors = errors_by(readings, lambda one: one.op)
+    assert sum(len(found) for found in errors.values()) == len(readings)
 
 
 def test_a_broken_bound_is_a_sentence(tmp_path: Path) -> None:
     bounds = (FOLDER / "bounds.toml").read_text().replace("median_error = 0.08", "median_error = 0.001")
     (tmp_path / "bounds.toml").write_text(bounds)
-    (sentence,) = broken(hold_published(FOLDER), tmp_path)
+    (sentence,) = broken(predict_readings(FOLDER), tmp_path)
     assert sentence.startswith("above 8 MiB: median error") and sentence.endswith("allowed 0%")
 
 

@@ -122,7 +122,7 @@ def test_a_coded_plan_says_that_it_is_not_equivalent():
         ("threshold:0.9:0", "a number of steps, such as threshold:0.99:1000"),
         ("activations=threshold:0.9", "is for dense, not for activations"),
         ("dense=top_k:0.1", "is for activations and gradients, not for dense"),
-        ("rows=bf16", "'rows' is no buffer: codecs are of activations, gradients, dense"),
+        ("rows=bf16", "'rows' is no buffer; codecs are for activations, gradients, dense"),
         ("activations=bf16,fp16", "write them as activations=bf16,dense=threshold:0.99"),
     ],
 )

@@ -2,7 +2,7 @@
 
 Constants carry over to other numbers of GPUs. A curve holds for one op on the GPUs and servers that were measured: the
 measured time over that which the constants predict, by size. A single reading far from both of its neighbours does not
-bend it, and more bytes never take less time. How far off both are is found by leaving out every second size of a curve.
+bend it, and more bytes never take less time. How far off both are is found by leaving out every other size.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def calibrated(readings: Sequence[Reading], start: Factors, network: str, spread
 
 
 def expected(reading: Reading, factors: Factors, curves: Sequence[Curve]) -> float:
-    """us that a calibrated transport expects of a reading."""
+    """Microseconds that a calibrated transport predicts for a reading."""
     curve = _curve_of(reading, curves)
     return predict(reading, values(reading.setup, factors)) * (1.0 if curve is None else curve.factor(reading.size))
 
@@ -70,18 +70,18 @@ def _fitted(
 
 def _curves(readings: Sequence[Reading], factors: Factors) -> list[Curve]:
     """A curve for each op and shape with enough sizes."""
-    found: dict[tuple[str, int, int, int], list[Reading]] = {}
+    groups: dict[tuple[str, int, int, int], list[Reading]] = {}
     for r in sorted(repeated(readings), key=lambda r: r.size):
-        found.setdefault(_shape(r), []).append(r)
+        groups.setdefault(_shape(r), []).append(r)
     return [
         Curve(op, gpus, servers, _points(group, factors), per_process)
-        for (op, gpus, servers, per_process), group in found.items()
+        for (op, gpus, servers, per_process), group in groups.items()
         if len(group) >= _MIN_SIZES
     ]
 
 
 def _points(readings: Sequence[Reading], factors: Factors) -> tuple[tuple[float, float], ...]:
-    """Sizes and factors, so that the times rise with the size but for what short messages alone need."""
+    """Sizes and factors. With them the times, without what short messages alone need, never fall as the size grows."""
     runs = [model_run(r, values(r.setup, factors)) for r in readings]
     ratios = _tame([math.log(r.microseconds / run.microseconds) for r, run in zip(readings, runs, strict=True)])
     steady = [math.log(run.microseconds - run.injected) for run in runs]
@@ -90,7 +90,7 @@ def _points(readings: Sequence[Reading], factors: Factors) -> tuple[tuple[float,
 
 
 def _rising(times: Sequence[float]) -> list[float]:
-    """The times, none less than the one before: where some would be, they and those before count as their median."""
+    """The times made to never fall: where one would, it and those before it count as their median."""
     blocks: list[list[float]] = []
     for time in times:
         blocks.append([time])
@@ -107,7 +107,7 @@ def _tame(ratios: Sequence[float]) -> list[float]:
 
 
 def _left_out(readings: Sequence[Reading], start: Factors, network: str) -> tuple[list[LeftOut], list[LeftOut]]:
-    """Every reading, predicted by a calibration with every second of the other sizes: by constants alone, and as it is.
+    """The error of every reading under a calibration with every other size: by constants alone, and with curves.
 
     Sizes count by op and shape, as ops need not have the same: nccl-tests rounds those of some to the number of ranks.
     The second list has the readings whose op and shape then had a curve. Both lists are empty where there are too few

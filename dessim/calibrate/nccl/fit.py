@@ -65,11 +65,11 @@ def fit(
         improved = False
         for _ in range(6):
             trial = x + problem.step(jacobian, residuals, x, damping)
-            found = problem.residuals(trial)
-            lower = problem.cost(found, trial)
+            trial_residuals = problem.residuals(trial)
+            lower = problem.cost(trial_residuals, trial)
             if lower < cost:
                 improved = cost - lower > _CLOSE * cost
-                x, residuals, cost, damping = trial, found, lower, damping / 5
+                x, residuals, cost, damping = trial, trial_residuals, lower, damping / 5
                 break
             damping *= 8
         if not improved:
@@ -159,7 +159,7 @@ class _Problem:
 
 
 def predict(reading: Reading, values: Mapping[str, float]) -> float:
-    """us that the model expects of a reading, with these values of its constants."""
+    """Microseconds that the model predicts for a reading, with these values of its constants."""
     return model_run(reading, values).microseconds
 
 

@@ -82,8 +82,8 @@ def _text_runs(path: Path, text: str) -> list[Log]:
 
 def op_in(text: str) -> Collective | None:
     """The op that a text names, such as the name of a file; None if it names none, or several."""
-    found = {op_named(match.group(1)) for match in _OP.finditer(text.replace("-", "_").replace(".", " "))}
-    return found.pop() if len(found) == 1 else None
+    ops = {op_named(match.group(1)) for match in _OP.finditer(text.replace("-", "_").replace(".", " "))}
+    return ops.pop() if len(ops) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,26 +216,26 @@ def _release(text: str) -> str:
 
 def _json_runs(path: Path, text: str) -> Iterator[Log] | list[Log]:
     try:
-        found = parse_json(text)
+        parsed = parse_json(text)
     except ValueError as error:
         raise FileError(path, "", f"begins as JSON and is none: {error}") from None
-    runs = found if isinstance(found, list) else [found]
+    runs = parsed if isinstance(parsed, list) else [parsed]
     return [_json_run(path, run) for run in runs]
 
 
-def _json_run(path: Path, found: Any) -> Log:
+def _json_run(path: Path, raw_run: Any) -> Log:
     """A run of `-J`, with `config`, `devices` and `results`."""
-    if not isinstance(found, dict) or not isinstance(found.get("results"), list):
+    if not isinstance(raw_run, dict) or not isinstance(raw_run.get("results"), list):
         raise FileError(path, "", "is JSON, but not of nccl-tests: it has no list of results")
-    raw = found.get("config")
+    raw = raw_run.get("config")
     config: dict[str, Any] = raw if isinstance(raw, dict) else {}
-    log = Log(path, ranks=_whole(_first(found, config, "nranks", "n_ranks", "ranks")))
-    _devices(log, found.get("devices"))
-    version = str(_first(found, config, "nccl_version", "nccl-library") or "")
+    log = Log(path, ranks=_whole(_first(raw_run, config, "nranks", "n_ranks", "ranks")))
+    _devices(log, raw_run.get("devices"))
+    version = str(_first(raw_run, config, "nccl_version", "nccl-library") or "")
     log.version = version if re.match(r"^\d{1,3}\.\d{1,3}(\.\d{1,3})*$", version) else ""
-    name = _first(found, config, "collective", "test", "name", "op")
+    name = _first(raw_run, config, "collective", "test", "name", "op")
     op = (op_named(name) or op_in(name) if isinstance(name, str) else None) or op_in(path.stem)
-    for number, result in enumerate(found["results"], start=1):
+    for number, result in enumerate(raw_run["results"], start=1):
         row = _json_row(result, number, op)
         if isinstance(row, str):
             raise FileError(path, f"results, entry {number}", row)

@@ -55,7 +55,7 @@ class Residual:
 class NcclProfile:
     """A fitted transport, its residuals, the logs it was fitted to, and remarks on lines that were not read.
 
-    `left_out` are the errors of sizes that a calibration with every second of the others did not see.
+    `left_out` are the errors of sizes that a calibration with every other size did not see.
     """
 
     transport: Transport
@@ -71,25 +71,25 @@ class NcclProfile:
 
     def unseen(self) -> dict[str, float]:
         """By band, the median relative error of sizes that were left out; without bands that have none."""
-        found = {name: [r for r in self.left_out if BAND_NAMES[band(r.size)] == name] for name in BAND_NAMES}
-        return {name: median(abs(math.expm1(r.error)) for r in rs) for name, rs in found.items() if rs}
+        by_band = {name: [r for r in self.left_out if BAND_NAMES[band(r.size)] == name] for name in BAND_NAMES}
+        return {name: median(abs(math.expm1(r.error)) for r in rs) for name, rs in by_band.items() if rs}
 
     def by_op_and_band(self) -> dict[tuple[str, str], list[float]]:
         """The errors of each op in each band of sizes."""
-        found: dict[tuple[str, str], list[float]] = {}
+        errors: dict[tuple[str, str], list[float]] = {}
         for residual in self.residuals:
             key = (str(residual.reading.op), BAND_NAMES[band(residual.reading.size)])
-            found.setdefault(key, []).append(residual.error)
-        return found
+            errors.setdefault(key, []).append(residual.error)
+        return errors
 
     def by_op_and_size(self) -> list[tuple[str, int, float, float, float]]:
         """op, GPUs, bytes, measured us and predicted us; the median of readings that were repeated."""
-        found: dict[tuple[str, int, float], list[Residual]] = {}
+        groups: dict[tuple[str, int, float], list[Residual]] = {}
         for r in self.residuals:
-            found.setdefault((str(r.reading.op), r.reading.setup.n, r.reading.size), []).append(r)
+            groups.setdefault((str(r.reading.op), r.reading.setup.n, r.reading.size), []).append(r)
         return [
             (*key, median(r.reading.microseconds for r in group), group[0].predicted)
-            for key, group in sorted(found.items())
+            for key, group in sorted(groups.items())
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -128,19 +128,19 @@ def fit_nccl_logs(paths: Sequence[Path], cluster: Cluster) -> NcclProfile:
     if len(readings) < MIN_READINGS:
         raise UsageError(f"{len(readings)} readings are too few for a calibration; it needs {MIN_READINGS}")
     own = factors_of(start.factors, readings[0].setup)
-    found = calibrated(readings, own, start.network, cluster.transport.spread)
+    calibration = calibrated(readings, own, start.network, cluster.transport.spread)
     names = tuple(path.name for path in paths)
     transport = replace(
         cluster.transport,
         name=f"{cluster.transport.name}, calibrated",
         source=f"fitted to {len(readings)} readings of nccl-tests on {cluster.name}: {', '.join(names)}",
         assumed="",
-        nccl=replace(start, version=version, factors=found.factors, curves=found.curves),
-        spread=found.spread,
+        nccl=replace(start, version=version, factors=calibration.factors, curves=calibration.curves),
+        spread=calibration.spread,
     )
-    residuals = tuple(Residual(r, expected(r, found.factors, ())) for r in readings)
+    residuals = tuple(Residual(r, expected(r, calibration.factors, ())) for r in readings)
     skipped = tuple(f"{run.path.name}: {s}" for run in runs for s in run.skipped)
-    return NcclProfile(transport, residuals, found.left_out, names, skipped)
+    return NcclProfile(transport, residuals, calibration.left_out, names, skipped)
 
 
 def write_nccl_profile(path: Path, profile: NcclProfile) -> None:
@@ -190,10 +190,10 @@ def to_toml(profile: NcclProfile) -> str:
 
 def _version(runs: Sequence[Log], default: str) -> str:
     """The release that the logs name; one transport has one."""
-    found = sorted({run.version for run in runs if run.version})
-    if len(found) > 1:
-        raise UsageError(f"the logs are of NCCL {' and '.join(found)}; calibrate each release by itself")
-    return found[0] if found else default
+    versions = sorted({run.version for run in runs if run.version})
+    if len(versions) > 1:
+        raise UsageError(f"the logs are of NCCL {' and '.join(versions)}; calibrate each release by itself")
+    return versions[0] if versions else default
 
 
 def _readings(run: Log, cluster: Cluster, version: str) -> list[Reading]:

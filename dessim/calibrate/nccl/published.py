@@ -42,12 +42,12 @@ def read_published(folder: Path) -> list[Published]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise FileError(path, "", f"cannot be read: {error.strerror}") from None
-    found = []
+    readings = []
     for line, row in enumerate(rows, start=2):
         if any(row.get(column) is None for column in _COLUMNS):
             raise FileError(path, f"line {line}", f"needs the columns {', '.join(_COLUMNS)}")
-        found.append(_published(path, line, row, load(row["cluster"])))
-    return found
+        readings.append(_published(path, line, row, load(row["cluster"])))
+    return readings
 
 
 def _published(path: Path, line: int, row: dict[str, str], cluster: Cluster) -> Published:

@@ -45,7 +45,7 @@ def op_named(name: str) -> Collective | None:
 
 def repeated(readings: Sequence[Reading]) -> list[Reading]:
     """One reading for each op, size, set-up and cluster: the median of those that were repeated."""
-    found: dict[tuple[object, ...], list[Reading]] = {}
+    groups: dict[tuple[object, ...], list[Reading]] = {}
     for reading in readings:
-        found.setdefault((reading.where, reading.op, reading.size, reading.setup), []).append(reading)
-    return [replace(group[0], microseconds=median(r.microseconds for r in group)) for group in found.values()]
+        groups.setdefault((reading.where, reading.op, reading.size, reading.setup), []).append(reading)
+    return [replace(group[0], microseconds=median(r.microseconds for r in group)) for group in groups.values()]

@@ -39,8 +39,8 @@ Symbols = Mapping[str, float]
 class Capture:
     """A condensed trace: its header, and the median seconds of each compute op over ranks and steps.
 
-    `between` are the seconds of CPU time that a step spends between its ops. `spread` is the relative standard
-    deviation (over the median) of an op's time, the median of all ops.
+    `between` are the seconds of CPU time that a step spends between its ops. `spread` is the standard
+    deviation of an op's time as a share of the typical one, the median over all ops.
     """
 
     header: Header
@@ -132,7 +132,7 @@ class Captured:
         """Return the seconds of one compute op; 0 for an op that no capture has."""
         samples = [(self._work(op, measured), times[op.name]) for measured, times in self.runs if op.name in times]
         if not samples:
-            return 0.0  # no rank had this op to do
+            return 0.0  # no rank ran this op
         work, seconds = np.array(samples).T
         # Dividing both sides by the measured seconds makes the residuals relative errors.
         terms = np.column_stack([np.ones(len(work)), work]) / seconds[:, None]
@@ -157,13 +157,13 @@ def _owned_ops(header: Header) -> frozenset[str]:
 def _typical(by_rank: Sequence[Sequence[float]], *, owned: bool) -> float:
     """The seconds of an op [ranks][steps]: the median, or the mean of ranks that own different shares.
 
-    Formulas state means over workers, and the median of a few unequal workers is another number.
+    Formulas state means over workers, and the median of a few unequal workers differs from their mean.
     """
     return mean(median(times) for times in by_rank) if owned else median(chain.from_iterable(by_rank))
 
 
 def _spread(by_rank: Sequence[Sequence[float]], *, owned: bool) -> float:
-    """The standard deviation of an op's seconds over their typical value; within ranks, if these own unequal shares."""
+    """The standard deviation of an op's seconds, as a share of `_typical`; within ranks if these own unequal shares."""
     typical = _typical(by_rank, owned=owned)
     if owned:
         by_rank = [[time - mean(times) for time in times] for times in by_rank]

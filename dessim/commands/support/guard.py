@@ -89,8 +89,8 @@ def _nic_seconds(cluster: Cluster, plan: Plan, symbols: Mapping[str, float], own
 def _groups(op: PlannedOp, symbols: Mapping[str, float]) -> list[slice]:
     """The groups of workers in which a collective runs."""
     n = int(symbols["N"])
-    found = dict(op.span.group(rank, n, int(symbols.get("L", n))) for rank in range(n))
-    return [slice(group.start, group.stop, group.step) for group in found.values()]
+    groups = dict(op.participants.group(rank, n, int(symbols.get("L", n))) for rank in range(n))
+    return [slice(group.start, group.stop, group.step) for group in groups.values()]
 
 
 def _across(op: PlannedOp, size: Floats, node: Ints, ranks: Ints, summing: bool) -> tuple[Floats, Floats]:

@@ -48,7 +48,7 @@ class NamedJob(Plain):
     precision: str | None = None
 
     def load(self) -> Job:
-        """Raises UsageError for options that exclude each other, ModelError, TraceError and FileError."""
+        """The job. Raises UsageError for options that exclude each other, ModelError, TraceError and FileError."""
         if (self.trace is None) == (self.model is None):
             raise UsageError("give either a trace folder or --model, not both")
         if self.ids is not None and self.model is None:
@@ -74,5 +74,5 @@ class NamedCluster(Plain):
     device: str | None = None
 
     def load(self) -> Cluster:
-        """Raises ClusterError, FileError and UsageError."""
+        """The cluster. Raises ClusterError, FileError and UsageError."""
         return cluster_of(self.name, self.transport, self.device)

@@ -50,17 +50,17 @@ def median_step(
 
     A step lasts from the end of the step before to its own end, so the first one does not count.
     """
-    found: list[tuple[float, Record, int]] = []
+    timed_steps: list[tuple[float, Record, int]] = []
     progress = progress or Progress()
     runs = most_runs if variation else 1
     for seed in range(runs):
         record = run(workload.uneven(variation, seed), progress.within(seed, runs, "runs"))
         ends = {step: end for step, (_, end) in step_windows(record).items()}
-        found += [(ends[step] - ends[before], record, step) for before, step in pairwise(ends)]
-        if _error_of_median([seconds for seconds, _, _ in found]) < _PRECISION:
+        timed_steps += [(ends[step] - ends[before], record, step) for before, step in pairwise(ends)]
+        if _error_of_median([seconds for seconds, _, _ in timed_steps]) < _PRECISION:
             break
-    median = float(np.median([seconds for seconds, _, _ in found]))
-    _, record, step = min(found, key=lambda one: abs(one[0] - median))
+    median = float(np.median([seconds for seconds, _, _ in timed_steps]))
+    _, record, step = min(timed_steps, key=lambda one: abs(one[0] - median))
     return MedianStep(median, record, step)
 
 

@@ -34,7 +34,7 @@ class Plain:
         return TypeAdapter(cls).validate_python(dict(values))
 
     def checked(self) -> Self:
-        """The same values, of the right types. Raises UsageError, which names the first that is of none."""
+        """The same values, of the right types. Raises UsageError, which names the first of a wrong type."""
         try:
             return TypeAdapter(type(self)).validate_python(
                 {part.name: getattr(self, part.name) for part in fields(self)}

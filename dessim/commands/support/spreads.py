@@ -47,8 +47,8 @@ def served_spreads(
 ) -> SpreadOf:
     """The spread of the parts of a step of `workers` workers with dedicated parameter servers.
 
-    Its messages have about `size` bytes; `servers` is the spread of the servers' times. Waiting for others is waiting
-    for servers.
+    Its messages have about `size` bytes; `servers` is the spread of the servers' times. Waiting for other
+    workers counts as waiting for servers.
     """
     compute = _compute(cluster, range(workers), measured)
     known = cluster.transport.spread
@@ -75,12 +75,12 @@ def bar_of(
     """The error bar of one collective on S = `size` bytes, from `spread` or that of the transport; None: not known."""
     servers = servers_of(cluster, gpus)
     if spread is not None:
-        found = spread.of(str(op), size, across=servers > 1, gpus=len(gpus))
+        known = spread.of(str(op), size, across=servers > 1, gpus=len(gpus))
     else:
-        found = cluster.transport.spread_of(
+        known = cluster.transport.spread_of(
             str(op), size, gpus=len(gpus), servers=servers, gpus_per_process=gpus_per_process
         )
-    return ErrorBar(dict([found])) if found is not None else None
+    return ErrorBar(dict([known])) if known is not None else None
 
 
 def servers_of(cluster: Cluster, gpus: Sequence[int]) -> int:

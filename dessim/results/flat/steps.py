@@ -145,7 +145,7 @@ class ProjectResult(Table[StepRow]):
     model: str
     rows: tuple[StepRow, ...]
     misfits: tuple[MisfitRow, ...]
-    _asked: Any = field(default=None, repr=False, compare=False)
+    _question: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def _nested(cls, values: Values) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class ReplayResult(Step):
     recorded_step_s: float | None
     self_replay_error: float | None
     note: str = ""
-    _asked: Any = field(default=None, repr=False, compare=False)
+    _question: Any = field(default=None, repr=False, compare=False)
 
     def to_frame(self) -> pd.DataFrame:
         """One line."""

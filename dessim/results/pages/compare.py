@@ -49,24 +49,24 @@ def compared(earlier: Earlier, now: Sequence[Row], facts: Mapping[str, str]) -> 
     """Blocks that compare the steps `now` with earlier ones: sentences, the figure and the table of changes."""
     before = {_case(row): row for row in earlier.rows}
     pairs = [_Pair(before[_case(row)], row) for row in now if _case(row) in before]
-    found: list[Block] = [Text(said) for said in _different(earlier, facts)]
+    blocks: list[Block] = [Text(said) for said in _different(earlier, facts)]
     if not pairs:
-        return [*found, Text(f"{earlier.name} and this run have no step in common.")]
-    found.append(Text(summary(pairs, earlier.name)))
+        return [*blocks, Text(f"{earlier.name} and this run have no step in common.")]
+    blocks.append(Text(summary(pairs, earlier.name)))
     differing = [pair for pair in pairs if not pair.step.is_same]
     if differing:
         caption = (
             "The change of each step since the earlier run, by part: to the right longer, to the left shorter. Of more "
             "than 16 steps, those that changed most."
         )
-        found.append(Figure.of(changes([_delta(pair) for pair in differing]), caption))
-    found.append(_table(pairs))
+        blocks.append(Figure.of(changes([_delta(pair) for pair in differing]), caption))
+    blocks.append(_table(pairs))
     gone = [row for row in earlier.rows if _case(row) not in {_case(n) for n in now}]
     new = [row for row in now if _case(row) not in before]
     for rows, where in ((gone, f"Only in {earlier.name}"), (new, "Only in this run")):
         if rows:
-            found.append(Text(f"{where}: {'; '.join(map(_name, rows))}."))
-    return found
+            blocks.append(Text(f"{where}: {'; '.join(map(_name, rows))}."))
+    return blocks
 
 
 def summary(pairs: Sequence[_Pair], name: str) -> str:
@@ -179,16 +179,17 @@ def _delta(pair: _Pair) -> Row:
     }
 
 
-def differences_page(found: Mapping[str, Any], before: str, after: str, asked: Asked) -> Page:
+def differences_page(comparison: Mapping[str, Any], before: str, after: str, asked: Asked) -> Page:
     """The page of `dessim report BEFORE AFTER`: its JSON, with every case that became slower or faster."""
-    slower, faster, status = found["slower"], found["faster"], found["status"]
-    compared = len(slower) + len(faster) + len(status) + found["same"]
+    slower, faster, status = comparison["slower"], comparison["faster"], comparison["status"]
+    compared = len(slower) + len(faster) + len(status) + comparison["same"]
     answer = [
         f"Of {counted(compared, 'case')} in both runs, {len(slower) or 'none'} became slower and "
-        f"{len(faster) or 'none'} faster by more than {percent(found['beyond'])}."
+        f"{len(faster) or 'none'} faster by more than {percent(comparison['beyond'])}."
     ]
     answer += [
-        f"The {axis} differs: {one} in {before}, {other} in {after}." for axis, (one, other) in found["changed"].items()
+        f"The {axis} differs: {one} in {before}, {other} in {after}."
+        for axis, (one, other) in comparison["changed"].items()
     ]
     sections = [
         Section(title, [_differences(title, rows)]) for title, rows in (("Slower", slower), ("Faster", faster)) if rows
@@ -196,7 +197,8 @@ def differences_page(found: Mapping[str, Any], before: str, after: str, asked: A
     if status:
         rows = [{**row["case"], "before": row["before"], "after": row["after"]} for row in status]
         sections.append(Section("Another status", [rows_table(rows, "Cases with another status")]))
-    for title, cases in ((f"Only in {before}", found["only_before"]), (f"Only in {after}", found["only_after"])):
+    runs = ((f"Only in {before}", comparison["only_before"]), (f"Only in {after}", comparison["only_after"]))
+    for title, cases in runs:
         if cases:
             sections.append(Section(title, [rows_table(cases, title)]))
     return Page(f"{after} compared with {before}", "Which cases became slower or faster?", answer, asked, sections)

@@ -186,7 +186,7 @@ def _certificate(certificate: Values) -> list[Block]:
         for case in cases
     ]
     lead = "Certified." if certificate["ok"] else "Failed."
-    found: list[Block] = [Text(said, lead), Table("Differences from one process", columns, cells)]
+    blocks: list[Block] = [Text(said, lead), Table("Differences from one process", columns, cells)]
     if cases and cases[-1]["ops"]:
         of_ops = (Column("op", left=True), Column("recorded"), Column("by formula"), Column("formula", left=True))
         cells = [
@@ -198,8 +198,8 @@ def _certificate(certificate: Values) -> list[Block]:
             ]
             for op in cases[-1]["ops"]
         ]
-        found.append(Table(f"Bytes of the {cases[-1]['ranks']}-rank case", of_ops, cells))
-    return found
+        blocks.append(Table(f"Bytes of the {cases[-1]['ranks']}-rank case", of_ops, cells))
+    return blocks
 
 
 def _verdict(ok: bool, yes: str, no: str) -> Cell:

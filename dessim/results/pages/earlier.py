@@ -27,18 +27,18 @@ class Earlier:
 
 def load_earlier(path: Path, command: str) -> Earlier:
     """Read the JSON of an earlier run of `command`. Raises FileError for anything else."""
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("schema_version") != 1:
+    result = read_json(path)
+    if not isinstance(result, dict) or result.get("schema_version") != 1:
         raise FileError(path, "", f"is no result of dessim: {_WRITTEN}")
-    kind = next((name for name, key in _KEYS.items() if key in found), None)
+    kind = next((name for name, key in _KEYS.items() if key in result), None)
     if kind != command:
         what = f"is a result of `dessim {kind}`" if kind else "holds no steps"
         raise FileError(path, "", f"{what}; compare with one of `dessim {command} --json`")
-    if found.get("partial"):
+    if result.get("partial"):
         raise FileError(path, "", "is a partial result: the run ended early; run it again with a larger --time-budget")
     try:
-        rows = steps_of(found)
-        facts = facts_of(found)
+        rows = steps_of(result)
+        facts = facts_of(result)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
         raise FileError(path, "", f"is damaged ({type(error).__name__}: {error}); {_WRITTEN}") from None
     return Earlier(path.name, facts, rows)
@@ -48,6 +48,7 @@ _KEYS = {"project": "projection", "plan": "scales", "replay": "predicted_step_s"
 
 
 def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
+    """The `model` and the `cluster` of a result, as far as it names them."""
     return {key: text_of(result[key]) for key in ("model", "cluster") if key in result}
 
 

@@ -85,9 +85,9 @@ def memory(rows: Sequence[Row], capacity: Mapping[int, float]) -> Table:
 
 def caveats(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Each caveat of a strategy once, then why a job does not fit."""
-    found = dict.fromkeys((row["strategy"], row["caveat"]) for row in fitting(rows) if row.get("caveat"))
+    caveats = dict.fromkeys((row["strategy"], row["caveat"]) for row in fitting(rows) if row.get("caveat"))
     misfits = [(row["strategy"], row["does_not_fit"]) for row in rows if row.get("does_not_fit")]
-    return [(f"{strategy_label(name)}:", f"{said}.") for name, said in [*found, *misfits]]
+    return [(f"{strategy_label(name)}:", f"{said}.") for name, said in [*caveats, *misfits]]
 
 
 def provenance(rows: Sequence[Row], first: Sequence[Sequence[Cell]] = ()) -> Table:

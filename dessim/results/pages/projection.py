@@ -79,9 +79,9 @@ def _question(rows: Sequence[Row], scales: Sequence[int]) -> str:
 def _answer(rows: Sequence[Row], best: Row, cluster: str) -> list[str]:
     """Sentences: the fastest strategies, or the one step; then the jobs that do not fit."""
     fits = fitting(rows)
-    found = answer(rows, cluster) if len(fits) > 1 and contenders(rows) else [_sentence(best, cluster)]
+    sentences = answer(rows, cluster) if len(fits) > 1 and contenders(rows) else [_sentence(best, cluster)]
     misfits = [f"{strategy_label(r['strategy'])} on {counted(r['gpus'], 'GPU')}" for r in rows if r["does_not_fit"]]
-    return [*found, f"Does not fit: {', '.join(misfits)}."] if misfits else found
+    return [*sentences, f"Does not fit: {', '.join(misfits)}."] if misfits else sentences
 
 
 def _best_at_largest(rows: Sequence[Row]) -> Row:

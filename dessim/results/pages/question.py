@@ -25,12 +25,12 @@ def asked(command: str, model: Model, cluster: Cluster, rows: Sequence[Row]) -> 
 
 def model_line(model: Model) -> str:
     """`deepfm: 39 tables, 33.8 M rows, 2.1 GiB with adagrad state; 499.8 k dense weights`."""
-    found = describe(model)
+    described = describe(model)
     return (
-        f"{found['name']}: {counted(found['tables'], 'table')} with {format_count(found['rows'])} rows, "
-        f"{format_size(found['embedding_bytes'])} with their {found['row_optimizer']} state; "
-        f"{found['ids_per_sample']:,g} ids a sample; {format_count(found['dense_weights'])} dense "
-        f"weight{'' if found['dense_weights'] == 1 else 's'}"
+        f"{described['name']}: {counted(described['tables'], 'table')} with {format_count(described['rows'])} rows, "
+        f"{format_size(described['embedding_bytes'])} with their {described['row_optimizer']} state; "
+        f"{described['ids_per_sample']:,g} ids a sample; {format_count(described['dense_weights'])} dense "
+        f"weight{'' if described['dense_weights'] == 1 else 's'}"
     )
 
 

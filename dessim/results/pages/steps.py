@@ -197,15 +197,15 @@ def attribution(row: Row, which: str) -> list[Block]:
         "The chain of ops and host waits that determined the step time; their times add up to it. Everything else was "
         "hidden behind them."
     )
-    found: list[Block] = [Table(f"Critical path, {which}", columns, cells, note)]
+    blocks: list[Block] = [Table(f"Critical path, {which}", columns, cells, note)]
     if row["utilisation"]["share"]:
         plot = figures.utilisation(row["utilisation"], title=f"Utilisation of links, {which}")
         caption = (
             "Share of each link class's capacity in use, over the servers that take part and the whole fabric. A "
             "message that is alone on its links is drawn as the average over its stages."
         )
-        found.append(Figure.of(plot, caption))
-    return found
+        blocks.append(Figure.of(plot, caption))
+    return blocks
 
 
 def link_uses(row: Row, whose: str) -> Table:

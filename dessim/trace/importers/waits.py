@@ -19,10 +19,10 @@ _SHORTEST_WAIT_US = 200.0  # shorter pauses are work of the host
 
 def with_waits(ops: Sequence[Op]) -> list[Op]:
     """A rank's `ops`, ordered by step and start, where each op that waited for a collective depends on it."""
-    found = list(ops)
+    adjusted = list(ops)
     spans = [index for index, op in enumerate(ops) if op.kind is Kind.COLLECTIVE and op.stream == GLOO_STREAM]
     if not spans:
-        return found
+        return adjusted
     busy_until: dict[tuple[int, str], float] = {}
     for index, op in enumerate(ops):
         if op.kind is Kind.COLLECTIVE:
@@ -31,14 +31,15 @@ def with_waits(ops: Sequence[Op]) -> list[Op]:
         busy_until[op.step, op.stream] = max(op.end_us, since or op.end_us)
         if since is None or op.start_us - since < _SHORTEST_WAIT_US:
             continue
-        running = [span for span in spans if found[span].step == op.step and _awaited(found[span], since, op.start_us)]
+        of_step = [span for span in spans if adjusted[span].step == op.step]
+        running = [span for span in of_step if _awaited(adjusted[span], since, op.start_us)]
         if not running:
             continue
-        nearest = min(running, key=lambda span: abs(found[span].end_us - op.start_us))
-        collective = found[nearest]
-        found[nearest] = replace(collective, dur_us=min(collective.dur_us, op.start_us - collective.start_us))
-        found[index] = replace(op, deps=(*op.deps, collective.id))
-    return found
+        nearest = min(running, key=lambda span: abs(adjusted[span].end_us - op.start_us))
+        collective = adjusted[nearest]
+        adjusted[nearest] = replace(collective, dur_us=min(collective.dur_us, op.start_us - collective.start_us))
+        adjusted[index] = replace(op, deps=(*op.deps, collective.id))
+    return adjusted
 
 
 def _awaited(collective: Op, since_us: float, until_us: float) -> bool:

@@ -11,15 +11,15 @@ from dessim.workload.id_logs.measure import MeasuredLog, MeasuredTable
 _COLUMNS = ("batch", "fitted half", "other half", "predicted", "error")
 
 
-def as_toml(found: MeasuredLog, sources: Sequence[Path]) -> str:
+def as_toml(log: MeasuredLog, sources: Sequence[Path]) -> str:
     """The text of a file of `[[tables]]`, to be pasted into a model file of schema_version 2."""
     head = [
         f"# Tables of {', '.join(json.dumps(path.name, ensure_ascii=False) for path in sources)}: "
-        f"{found.samples:,} samples. Made by `dessim ids`.",
+        f"{log.samples:,} samples. Made by `dessim ids`.",
         "# The law of each table is fitted to the mean different ids of batches in one half of the log, and checked on",
-        f"# the other half. Each half has every other block of {found.block:,} samples, about.",
+        f"# the other half. Each half has every other block of {log.block:,} samples, about.",
     ]
-    return "\n".join([*head, *(line for table in found.tables for line in ("", *_lines(table)))]) + "\n"
+    return "\n".join([*head, *(line for table in log.tables for line in ("", *_lines(table)))]) + "\n"
 
 
 def _lines(table: MeasuredTable) -> list[str]:

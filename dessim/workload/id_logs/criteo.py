@@ -53,9 +53,9 @@ def _opened(path: Path) -> gzip.GzipFile | IO[bytes]:
 
 def _last_line(line: bytes, path: Path, number: int) -> tuple[Column, ...]:
     """The columns of a last line without a newline."""
-    found = line.count(b"\t") + 1
-    if found < COLUMNS:
-        raise FileError(path, str(number), f"the last line is torn: {found} columns instead of {_EXPECTED}")
+    columns = line.count(b"\t") + 1
+    if columns < COLUMNS:
+        raise FileError(path, str(number), f"the last line is torn: {columns} columns instead of {_EXPECTED}")
     return _parsed(line + b"\n", path, number)
 
 

@@ -50,11 +50,11 @@ def _measured(path: Path) -> dict[str, dict[str, Any]]:
     tables = read_toml(path).get("tables")
     if not isinstance(tables, list) or not tables:
         raise ModelError(path, "", "no [[tables]]; write the file with `dessim ids`")
-    found: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for number, table in enumerate(tables):
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             raise ModelError(path, f"tables.{number}", "each table needs a name")
-        if table["name"] in found:
+        if table["name"] in measured:
             raise ModelError(path, f"tables.{number}", f"a second table {table['name']!r}")
-        found[table["name"]] = {key: table[key] for key in MEASURED if key in table}
-    return found
+        measured[table["name"]] = {key: table[key] for key in MEASURED if key in table}
+    return measured

@@ -92,7 +92,7 @@ def measure(names: Sequence[str], parts: Iterable[tuple[Column, ...]], source: s
     without ids.
     """
     tallies: list[Tally] = []
-    found, samples = [0, 0], 0  # complete blocks of each half
+    complete, samples = [0, 0], 0  # complete blocks of each half
     size = 0
     for block in blocks(parts):
         size = block.size
@@ -100,13 +100,13 @@ def measure(names: Sequence[str], parts: Iterable[tuple[Column, ...]], source: s
         for table, tally in enumerate(tallies):
             tally.add(block, table)
         samples += block.samples
-        found[half_of(block.number)] += block.is_complete
+        complete[half_of(block.number)] += block.is_complete
     if size < SMALLEST_BATCH:
         raise FileError(source, "", _too_short(samples))
     for name, tally in zip(names, tallies, strict=True):
         if not tally.ids.all():
             raise FileError(source, name, "this table has no ids")
-    tables = [_fitted(name, tally, samples, found, size) for name, tally in zip(names, tallies, strict=True)]
+    tables = [_fitted(name, tally, samples, complete, size) for name, tally in zip(names, tallies, strict=True)]
     return MeasuredLog(samples, size, tuple(tables))
 
 
@@ -119,11 +119,11 @@ def _too_short(samples: int) -> str:
     )
 
 
-def _fitted(name: str, tally: Tally, samples: int, found: Sequence[int], size: int) -> MeasuredTable:
-    """The law and the check of one table; `found` are the complete blocks of each half, of `size` samples."""
-    batches = [blocks_found * size / tally.sizes for blocks_found in found]
+def _fitted(name: str, tally: Tally, samples: int, complete: Sequence[int], size: int) -> MeasuredTable:
+    """The law and the check of one table; `complete`: the complete blocks of each half, of `size` samples."""
+    batches = [blocks_found * size / tally.sizes for blocks_found in complete]
     fitted, measured = (tally.different[half] / batches[half] for half in range(2))
-    draws = tally.ids[0] / (found[0] * size) * tally.sizes
+    draws = tally.ids[0] / (complete[0] * size) * tally.sizes
     shares = tally.shares()
     law = replace(fit_law(draws, fitted, tally.sample.different), shares=shares)
     if shares:

@@ -41,8 +41,8 @@ def open_log(paths: Sequence[Path]) -> IdLog:
         if not is_printable(name):
             raise FileError(paths[0], "", f"the name {printable(name)!r} of a column has control characters")
     for path in paths[1:]:
-        if (found := parquet.names(path)) != tables:
-            raise FileError(path, "", f"tables {', '.join(found)} instead of {', '.join(tables)} as in {paths[0]}")
+        if (own := parquet.names(path)) != tables:
+            raise FileError(path, "", f"tables {', '.join(own)} instead of {', '.join(tables)} as in {paths[0]}")
     return IdLog(tables, (part for path in paths for part in parquet.read(path, tables)))
 
 

@@ -27,10 +27,10 @@ def names(path: Path) -> tuple[str, ...]:
     """The names of the columns that are tables. Raises UsageError without pyarrow, FileError for another file."""
     arrow = _pyarrow(path)
     schema = _opened(path).schema_arrow
-    found = tuple(f.name for f in schema if f.name.lower() not in LABELS and _is_table(arrow, f.type))
-    if not found:
+    tables = tuple(f.name for f in schema if f.name.lower() not in LABELS and _is_table(arrow, f.type))
+    if not tables:
         raise FileError(path, "", "no column of integers, strings or lists of them; those are read as tables")
-    return found
+    return tables
 
 
 def read(path: Path, tables: tuple[str, ...]) -> Iterator[tuple[Column, ...]]:

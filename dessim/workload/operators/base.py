@@ -241,10 +241,10 @@ class OverOperand(OperatorSpec):
 def terms(costs: Iterable[Costs], part: str) -> list[Formula]:
     """One cost of each operator that has it: `terms(costs, "wire")`. FLOPs above the sums include the dense layers'."""
     costs = tuple(costs)
-    found: list[Formula] = [cost for c in costs if (cost := getattr(c, part))]
+    present: list[Formula] = [cost for c in costs if (cost := getattr(c, part))]
     if part in ("finish_flops", "pooled_flops") and any(c.dense.multiply_adds for c in costs):
-        found.append(2 * A)
-    return found
+        present.append(2 * A)
+    return present
 
 
 def total(costs: Iterable[Costs], part: str) -> Formula:
@@ -254,7 +254,7 @@ def total(costs: Iterable[Costs], part: str) -> Formula:
 
 def largest(costs: Iterable[Costs], part: str) -> Formula:
     """The largest of one cost over the operators: memory that they need one after another, not at the same time."""
-    found = terms(costs, part)
-    if not found:
+    present = terms(costs, part)
+    if not present:
         return ZERO
-    return max_of(*found) if len(found) > 1 else group(found[0])
+    return max_of(*present) if len(present) > 1 else group(present[0])

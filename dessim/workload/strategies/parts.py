@@ -106,7 +106,7 @@ def lookup_own(name: str, rows: Formula) -> PlannedOp:
 
 
 def lookup_requested(dep: str, requested: Formula = u, rows: Formula = U / N) -> PlannedOp:
-    """An owner receives `requested` keys, finds the distinct `rows` among them, and answers every key. Means."""
+    """An owner receives `requested` keys, finds the distinct `rows` among them, and answers every key (means)."""
     return compute(
         "lookup",
         Phase.FORWARD,
@@ -177,15 +177,15 @@ def scatter_local(more: Formula | None = None) -> PlannedOp:
 
 def products(layers: tuple[Layer, ...], samples: Formula, backward: bool = False) -> tuple[PlannedProduct, ...]:
     """The products of matrices of `layers` for `samples` samples; `backward`: those of both gradients."""
-    found: list[PlannedProduct] = []
+    products: list[PlannedProduct] = []
     for layer in layers:
         inputs, outputs, rows = (number(size) for size in (layer.inputs, layer.outputs, layer.rows))
         count, m = (samples, rows) if layer.apart else (ONE, group(samples * layer.rows) if layer.rows > 1 else samples)
         if backward:
-            found += [PlannedProduct(m, inputs, outputs, count), PlannedProduct(inputs, outputs, m, count)]
+            products += [PlannedProduct(m, inputs, outputs, count), PlannedProduct(inputs, outputs, m, count)]
         else:
-            found.append(PlannedProduct(m, outputs, inputs, count))
-    return tuple(found)
+            products.append(PlannedProduct(m, outputs, inputs, count))
+    return tuple(products)
 
 
 def dense_layers(model: Model) -> tuple[Layer, ...]:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from dessim.trace.schema import Collective, Phase
 from dessim.workload.model import Model
-from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, Span, Traffic, collective
+from dessim.workload.plan import OwnerRole, Participants, Placement, Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.parts import POOLED, dense_grad, dense_part, ids_to_owners
 from dessim.workload.strategies.sharded import lookup_and_pool, scatter_and_update
 from dessim.workload.strategies.spec import StrategySpec
@@ -48,14 +48,17 @@ def table_row_wise(model: Model) -> Plan:
 def _in_server(name: str, phase: Phase, op: Collective, dep: str) -> PlannedOp:
     """A collective of a server's workers, of the vectors of its tables for all samples."""
     size = LOCAL_SAMPLES * L * POOLED
-    return replace(collective(name, phase, op, Traffic.SPARSE, size, dep, role=OwnerRole.WORKS), span=Span.SERVER)
+    return replace(
+        collective(name, phase, op, Traffic.SPARSE, size, dep, role=OwnerRole.WORKS), participants=Participants.SERVER
+    )
 
 
 def _between(name: str, phase: Phase, dep: str, role: OwnerRole) -> PlannedOp:
     """An AllToAll of the workers with one place in their servers, of the vectors of each server's tables."""
     size = LOCAL_SAMPLES * POOLED
     return replace(
-        collective(name, phase, Collective.ALL_TO_ALL, Traffic.SPARSE, size, dep, role=role), span=Span.BETWEEN
+        collective(name, phase, Collective.ALL_TO_ALL, Traffic.SPARSE, size, dep, role=role),
+        participants=Participants.BETWEEN,
     )
 
 

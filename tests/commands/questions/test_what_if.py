@@ -12,16 +12,16 @@ from dessim.cluster.load import topology_root
 from dessim.cluster.scaled import scaled
 from dessim.commands.collective import run_collective
 from dessim.commands.project import project, run_projection
-from dessim.commands.replay import ReplayRequest, run_replay
-from dessim.commands.support.project_request import ProjectRequest
-from dessim.commands.what_if import (
+from dessim.commands.questions.what_if import (
     NAMES,
     Change,
-    Together,
+    JointChange,
     parse_changes,
     what_if_projected,
     what_if_replayed,
 )
+from dessim.commands.replay import ReplayRequest, run_replay
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.errors import UsageError
 from dessim.sim.core.device import roofline
 from dessim.trace.io import load_trace, write_trace
@@ -81,7 +81,7 @@ def test_changes_at_once_equal_one_after_the_other() -> None:
     rows = run_projection(REQUEST)
     text = "2x:nic_rate+2x:batch+0:latency"
     (both,) = parse_changes(text, CLUSTER)
-    assert both == Together((Change(2.0, "nic_rate"), Change(2.0, "batch"), Change(0.0, "latency")))
+    assert both == JointChange((Change(2.0, "nic_rate"), Change(2.0, "batch"), Change(0.0, "latency")))
     assert str(both) == text and both.of_batch == 2.0
     faster = scaled(scaled(CLUSTER, "nic_rate", 2.0), "latency", 0.0)
     by_hand = project(JOB, faster, REQUEST.strategies, REQUEST.gpus, 2 * rows[0].batch // rows[0].gpus)

@@ -17,12 +17,12 @@ from dessim.collectives import Options
 from dessim.collectives.nccl.model import protocol_named
 from dessim.collectives.timing import Timing
 from dessim.commands.collective import CollectiveRequest
+from dessim.commands.questions.what_if import AnyChange, parse_changes
 from dessim.commands.replay import ReplayRequest
 from dessim.commands.support.dedicated_servers import parse_servers
 from dessim.commands.support.plain import Plain
 from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.server_defaults import AUTO, SERVER_DEVICE
-from dessim.commands.what_if import AnyChange, parse_changes
 from dessim.errors import UsageError
 from dessim.sim.engine import NetworkName
 from dessim.sim.faults.fault_file import Scenario, load_faults
@@ -207,7 +207,7 @@ def check_network(network: str) -> None:
 
 
 def parse_algorithms(texts: Iterable[str], what: str = "--algorithm") -> dict[str, str]:
-    """The algorithm of each collective in texts `OP=NAME`. Raises UsageError; `what` is where the texts stand."""
+    """The algorithm of each collective in texts `OP=NAME`. Raises UsageError; `what`: their option or key."""
     chosen: dict[str, str] = {}
     for text in texts:
         op, equals, name = (piece.strip() for piece in text.partition("="))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dessim.cluster import Cluster
-from dessim.commands.arguments import ProjectArguments, ReplayArguments
+from dessim.commands.questions.arguments import ProjectArguments, ReplayArguments
+from dessim.commands.questions.what_if import project_rows, replay_object
 from dessim.commands.support.inputs import NamedCluster, NamedJob
-from dessim.commands.what_if import project_rows, replay_object
 from dessim.sim.progress import Progress
 from dessim.trace.io import Trace
 from dessim.workload.scale import Job
@@ -18,29 +18,29 @@ Arguments = ProjectArguments | ReplayArguments
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedQuestion:
     """A question that names its job and its cluster, so that it can be written to a file."""
 
     job: NamedJob
     cluster: NamedCluster
     arguments: Arguments
 
-    def load(self) -> Asked:
+    def load(self) -> Question:
         """The question about the job and the cluster as their files are now. Raises what these loads raise."""
         if isinstance(self.arguments, ProjectArguments):
             self.arguments.check()
-            return Asked(self.job.load(), self.cluster.load(), self.arguments, self)
-        return Asked(self.job.load_trace(), self.cluster.load(), self.arguments, self)
+            return Question(self.job.load(), self.cluster.load(), self.arguments, self)
+        return Question(self.job.load_trace(), self.cluster.load(), self.arguments, self)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """A question. Its job is a trace for a replay. `named`: the same by names; None where objects were given."""
 
     job: Job | Trace
     cluster: Cluster
     arguments: Arguments
-    named: Named | None = None
+    named: NamedQuestion | None = None
 
     def answer(
         self, progress: Progress | None = None, on_row: Callable[[dict[str, Any]], None] | None = None

@@ -2,7 +2,7 @@
 
     2x:nic_rate,0:latency        NICs at twice the rate; no latency
     2x:nic_rate+2x:uplink_rate   both at once
-    all                          the usual questions, as far as they apply to the cluster
+    all                          the usual changes that apply to the cluster
 
 Nothing is extrapolated: where a change exposes the next bottleneck, the simulated speedup stops there too. Compute
 follows the roofline; recorded times are scaled by the ratio of the changed GPU's roofline to the recorded GPU's.
@@ -69,7 +69,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class JointChange:
     """Several changes at once, of different quantities."""
 
     changes: tuple[Change, ...]
@@ -89,7 +89,7 @@ class Together:
         return cluster
 
 
-AnyChange = Change | Together
+AnyChange = Change | JointChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def parse_change(text: str, cluster: Cluster, recorded: bool = False) -> AnyChan
             raise UsageError(f"--what-if {text[:80]!r}: {change.name} is changed twice; write one factor")
         require(change, cluster, recorded)
         changes.append(change)
-    return changes[0] if len(changes) == 1 else Together(tuple(changes))
+    return changes[0] if len(changes) == 1 else JointChange(tuple(changes))
 
 
 def require(change: Change, cluster: Cluster, recorded: bool = False) -> None:
@@ -206,12 +206,12 @@ def replay_object(
     progress = progress or Progress()
     result = run_replay(request, progress.within(0, 1 + len(changes)))
     rest = progress.within(1, 1 + len(changes), parts=len(changes))
-    found = result.to_json()
+    values = result.to_json()
     if changes:
-        found["what_if"] = [change.to_json() for change in what_if_replayed(changes, result, request, rest)]
+        values["what_if"] = [change.to_json() for change in what_if_replayed(changes, result, request, rest)]
     if note := kept_times(request.trace.header, request.cluster):
-        found["note"] = note
-    return result, found
+        values["note"] = note
+    return result, values
 
 
 def what_if_projected(

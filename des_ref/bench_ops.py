@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         measured = measure(device, Sizes.of(device))
     write_text(args.out, to_toml(measured))
     rates = ", ".join(f"{name} {rate / 1e12:.4g} TFLOP/s" for name, rate in measured.rates().items())
-    memory, floor = measured.bandwidth / 1e9, measured.floor_s * 1e6
+    memory = measured.bandwidth / 1e9
+    floor = measured.floor_s * 1e6
     print(f"{measured.name}: {rates}; memory {memory:.4g} GB/s; floor {floor:.3g} us")
     return 0
 

@@ -25,7 +25,10 @@ from des_ref.strategies.base import Optimizers
 from des_ref.substitution.base import Plain
 from des_ref.substitution.layers import plain_hidden_layers
 
-_BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8  # defaults of torch.optim.Adam
+# Defaults of torch.optim.Adam.
+_BETA_1 = 0.9
+_BETA_2 = 0.999
+_ADAM_EPS = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,8 @@ class Reference:
 
     def _update_rows(self, name: str, touched: list[int], grad: Tensor) -> None:
         settings = self._optimizers.rows
-        values, grads = self.parameters[name].numpy(), grad.numpy()
+        values = self.parameters[name].numpy()
+        grads = grad.numpy()
         step = ROW_STEPS[settings.name]
         for r in touched:
             for own in self._parts(name, r):

@@ -36,9 +36,10 @@ def adagrad(o: Adagrad, row: Memory, w: np.ndarray, g: np.ndarray) -> np.ndarray
 
 def adam(o: Adam, row: Memory, w: np.ndarray, g: np.ndarray) -> np.ndarray:
     """Algorithm 1 of Kingma and Ba (2015); t counts the steps of this row."""
-    t = row["t"] = row.get("t", 0) + 1
-    m = row["m"] = o.beta_1 * row.get("m", 0.0) + (1 - o.beta_1) * g
-    v = row["v"] = o.beta_2 * row.get("v", 0.0) + (1 - o.beta_2) * g * g
+    t = row.get("t", 0) + 1
+    m = o.beta_1 * row.get("m", 0.0) + (1 - o.beta_1) * g
+    v = o.beta_2 * row.get("v", 0.0) + (1 - o.beta_2) * g * g
+    row.update(t=t, m=m, v=v)
     return w - o.rate * (m / (1 - o.beta_1**t)) / ((v / (1 - o.beta_2**t)) ** 0.5 + o.eps)
 
 

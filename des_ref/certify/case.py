@@ -154,7 +154,8 @@ def shrunk(model: Model) -> Model:
             "ids_per_sample": model.input.ids_per_sample * fields / model.input.fields,
             "vocabulary": min(model.input.vocabulary, _SMALL_VOCABULARY),
         }
-    width = raw["embedding"]["width"] = min(model.embedding.width, _SMALL_EMBEDDING_WIDTH)
+    width = min(model.embedding.width, _SMALL_EMBEDDING_WIDTH)
+    raw["embedding"]["width"] = width
     if model.dense is not None:
         widths = (*_small_widths(model.dense.widths[:-1]), width)
         raw["dense"] = {"features": min(model.dense.features, _SMALL_DENSE_FEATURES), "widths": widths}

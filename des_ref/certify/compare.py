@@ -174,7 +174,8 @@ class _Run:
     def _own_rows(self, name: str, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients and values [V, width] of the rows this rank owns, zeros elsewhere, so that a sum over ranks is
         exact. Copies that several ranks keep must be bit-identical; where they differ, the values are NaN."""
-        is_mine, is_common = self.is_mine, self.is_common
+        is_mine = self.is_mine
+        is_common = self.is_common
         copies = self._values(name)
         values = torch.where(is_mine[:, None], copies, 0.0)
         if is_common.any():
@@ -231,7 +232,8 @@ class _WatchedPipeline:
 
     def step(self) -> tuple[StepResult, list[Op]]:
         """Train one step. Returns its result and its ops, those of its batch that were sent ahead included."""
-        recorder, ahead = self._recorder, self._ahead
+        recorder = self._recorder
+        ahead = self._ahead
         sent = ahead.take_planned({}) if ahead is not None else []
         watch_ahead = partial(ahead.step, costs=False) if ahead is not None else nullcontext
         result = self._pipeline.step(partial(recorder.step, costs=False), watch_ahead)

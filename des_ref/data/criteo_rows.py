@@ -63,7 +63,8 @@ class Integers(Enum):
     @classmethod
     def of(cls, model: Model, data: str) -> Integers:
         """The choice that fits `model`. Raises UsageError, which names the samples `data`, where none does."""
-        fields, dense = model.input.fields, model.dense_features
+        fields = model.input.fields
+        dense = model.dense_features
         if dense and (fields, dense) != (CATEGORIES, INTEGERS):
             raise UsageError(
                 f"model {model.name} has input.fields = {fields} and dense.features = {dense}, but {data} has "
@@ -215,7 +216,8 @@ def _smallest_of_categories() -> Ints:
     smallest = []
     end = 10**MAX_DIGITS
     for category in range(1, _category(end) + 1):
-        low, high = 3, end
+        low = 3
+        high = end
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if _category(middle) >= category else (middle + 1, high)

@@ -120,7 +120,8 @@ def _examples(tables: dict[str, list[list[str]]]) -> tuple[Examples, Tensor]:
         keys = torch.tensor([text_key(v) for v in values], dtype=torch.int64)
         return feature_id(FIELDS.index(field), keys).tolist()
 
-    users, items = tables["user"], tables["item"]
+    users = tables["user"]
+    items = tables["item"]
     user_ids = [
         ids("user", [r[0] for r in users]),
         ids("age", [str(int(r[1]) // 10) for r in users]),

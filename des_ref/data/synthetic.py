@@ -131,7 +131,8 @@ def _table_ranks(uniform: np.ndarray, table: Table) -> np.ndarray:
     head = min(rows, _EXACT_RANKS)
     frequent = np.cumsum((np.arange(1.0, head + 1) + table.offset) ** -table.skew)
     power = 1 - table.skew
-    low, high = head + 0.5 + table.offset, rows + 0.5 + table.offset
+    low = head + 0.5 + table.offset
+    high = rows + 0.5 + table.offset
     if abs(power) < 1e-9:
         rest = np.log(high / low)
     else:

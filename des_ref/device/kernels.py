@@ -40,10 +40,16 @@ class Sizes:
     def of(cls, device: torch.device) -> Sizes:
         """Sizes that show a device's rates in under two minutes."""
         squares: tuple[int, ...] = (64, 128, 256, 512, 1024)
-        wide, table, copied, ids = 2048, 1 << 28, 1 << 27, (1000, 100_000)
+        wide = 2048
+        table = 1 << 28
+        copied = 1 << 27
+        ids = (1000, 100_000)
         if device.type == "cuda":
             squares = (256, 512, 1024, 2048, 4096, 8192)
-            wide, table, copied, ids = 8192, 1 << 31, 1 << 30, (1000, 1_000_000)
+            wide = 8192
+            table = 1 << 31
+            copied = 1 << 30
+            ids = (1000, 1_000_000)
         # Squares, the layers of a recommender's mlp, and the gradient of their weights.
         shapes = (*((n, n, n) for n in squares), (wide, 512, 512), (wide, 64, 512), (512, 512, wide))
         return cls(shapes, (32, 64, 128, 256, 512), ids, table, copied)
@@ -83,10 +89,12 @@ def _multiplies(device: torch.device, precision: Precision) -> bool:
 
 def product(device: torch.device, precision: Precision, m: int, n: int, k: int) -> Callable[[], object]:
     """A call that multiplies m x k by k x n values."""
-    left, right = torch.ones(m, k, device=device), torch.ones(n, k, device=device)
+    left = torch.ones(m, k, device=device)
+    right = torch.ones(n, k, device=device)
     if precision is Precision.FP8:
         one = torch.ones((), device=device)
-        a, b = left.to(_TYPES[precision]), right.to(_TYPES[precision]).t()
+        a = left.to(_TYPES[precision])
+        b = right.to(_TYPES[precision]).t()
         return lambda: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
     a, b = (x.to(_TYPES[precision]) for x in (left, right.t().contiguous()))
     out = a.new_empty(m, n)

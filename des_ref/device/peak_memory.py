@@ -32,9 +32,11 @@ def _peak(allocations: Iterable[Any]) -> int:
     wrong: that of an allocation in an earlier profile, at an address that has been reused since.
     """
     sizes: dict[int, int] = {}
-    allocated = peak = 0
+    allocated = 0
+    peak = 0
     for event in sorted(allocations, key=lambda event: event.start_time_ns):
-        address, size = event.extra_fields.ptr, event.extra_fields.alloc_size
+        address = event.extra_fields.ptr
+        size = event.extra_fields.alloc_size
         if size > 0:
             sizes[address] = size
             allocated += size

@@ -94,7 +94,8 @@ class TablesByWidth:
 
         `stores`: those of spilt tables.
         """
-        store, row = rows % len(self._tables), self._row(rows)
+        store = rows % len(self._tables)
+        row = self._row(rows)
         moves = []
         for number in stores:
             table = self._tables[number]

@@ -89,7 +89,8 @@ class CachedRows:
 
     def _grow(self, more: int) -> None:
         """Add `more` empty slots."""
-        slots, used = self._row_in_slot, self._last_used
+        slots = self._row_in_slot
+        used = self._last_used
         self._row_in_slot = torch.cat([slots, slots.new_full((more,), -1)])
         self._last_used = torch.cat([used, used.new_full((more,), self._oldest_step - 1)])
         for name, values in self.columns.items():
@@ -102,7 +103,8 @@ class CachedRows:
 
     def load(self, moves: CacheMoves) -> None:
         """Copy the missing rows from the table into their slots."""
-        slots, missing = moves.slots.to(self._device), moves.missing.cpu()
+        slots = moves.slots.to(self._device)
+        missing = moves.missing.cpu()
         for name, values in self._table.columns.items():
             block = torch.index_select(values, 0, missing, out=self._block(values, len(missing)))
             self.columns[name][slots] = block.to(self._device)
@@ -120,7 +122,8 @@ class CachedRows:
         self._to_table(self._row_in_slot[self._row_in_slot >= 0])
 
     def _to_table(self, rows: Tensor) -> None:
-        slots, on_host = self.slots(rows).to(self._device), rows.cpu()
+        slots = self.slots(rows).to(self._device)
+        on_host = rows.cpu()
         for name, values in self._table.columns.items():
             values[on_host] = self._block(values, len(rows)).copy_(self.columns[name][slots])
 

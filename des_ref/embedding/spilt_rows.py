@@ -80,7 +80,9 @@ class CopiedRows:
     @classmethod
     def of(cls, parts: Iterable[tuple[int, SpiltRows]]) -> CopiedRows:
         """The sums over several tables, each with the number of its rows."""
-        rows = floats = state = 0
+        rows = 0
+        floats = 0
+        state = 0
         for count, table in parts:
             rows += count
             floats += count * (table.floats - table.state_floats)

@@ -84,18 +84,23 @@ def _row(check: Check, machine: Machine, left_s: float) -> Row:
     if left_s <= 0:
         return Row(check.name, "skipped", 0.0, _NO_TIME)
     started_at = time.monotonic()
-    state, reason, figures = "passed", "", {}
+    state = "passed"
+    reason = ""
+    figures = {}
     try:
         figures = check.run(machine, min(left_s, _LONGEST_S))
     except Skipped as skipped:
-        state, reason = "skipped", str(skipped)
+        state = "skipped"
+        reason = str(skipped)
     except CheckTimedOut as timed_out:
         # A check that had less than its time has not failed.
         state, reason = ("skipped", _NO_TIME) if left_s < _LONGEST_S else ("failed", str(timed_out))
     except DessimError as error:
-        state, reason = "failed", " ".join(str(error).split())
+        state = "failed"
+        reason = " ".join(str(error).split())
     except Exception as error:  # a bug in one check must not hide the others
-        state, reason = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        state = "failed"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return Row(check.name, state, round(time.monotonic() - started_at, 2), reason, figures)
 
 

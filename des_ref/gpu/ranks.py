@@ -107,7 +107,8 @@ def ps_async(world: Comm, machine: Machine) -> Figures:
 def resumed(machine: Machine, ranks: int, limit_s: float) -> Figures:
     """A run that is killed and resumed ends with the scores of a run that is not."""
     ends_at = time.monotonic() + limit_s
-    steps, every = machine.size(60, 6), machine.size(20, 2)
+    steps = machine.size(60, 6)
+    every = machine.size(20, 2)
     log = machine.folder / LOG
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "run.toml"
@@ -142,7 +143,8 @@ def traced(comm: Comm, machine: Machine) -> Figures:
     """Record a trace of training steps, and time further ones."""
     model = model_of(machine)
     batch = samples_of(machine) * comm.world_size
-    warmup, steps = machine.size(10, 2), machine.size(20, 2)
+    warmup = machine.size(10, 2)
+    steps = machine.size(20, 2)
     trainer = built(comm, model, STRATEGY)
     source = Zipf.of(model, 0).open(batch * 5)
     line = Pipeline(trainer, comm, endless(source, batch, comm), Lane(comm.separate_group(PREFETCH)))

@@ -26,17 +26,20 @@ _CPU = torch.device("cpu")
 
 def tables(comm: Comm, machine: Machine) -> Figures:
     """Ids inserted in batches and looked up again have the row numbers and values of a table on the CPU."""
-    batch, batches = machine.size(100_000, 3000), machine.size(20, 3)
+    batch = machine.size(100_000, 3000)
+    batches = machine.size(20, 3)
     on_device, on_cpu = (_table(device, torch.float32) for device in (comm.device, _CPU))
     for number in range(batches):
         ids = mix64(torch.arange(number * batch // 2, number * batch // 2 + batch))  # half of them are new
-        rows, expected = on_device.find_or_insert(ids.to(comm.device)), on_cpu.find_or_insert(ids)
+        rows = on_device.find_or_insert(ids.to(comm.device))
+        expected = on_cpu.find_or_insert(ids)
         require(torch.equal(rows.cpu(), expected), f"row numbers of batch {number} differ from the CPU's")
         on_device.end_step()
         on_cpu.end_step()
     ids = mix64(torch.arange(len(on_cpu) + batch))
     require(torch.equal(on_device.find(ids.to(comm.device)).cpu(), on_cpu.find(ids)), "an id is found in another row")
-    values, expected = on_device.columns["v"].cpu(), on_cpu.columns["v"]
+    values = on_device.columns["v"].cpu()
+    expected = on_cpu.columns["v"]
     error = float((values - expected).abs().max())
     require(error <= 1e-6, f"initial values differ by {error:.1e}; 1e-6 is allowed")
     queries = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))][:batch].to(comm.device)
@@ -86,7 +89,8 @@ def optimizers(comm: Comm, machine: Machine) -> Figures:
                 grad = torch.randn(len(ids), WIDTH, dtype=torch.float64, generator=generator)
                 optimizer.update(table, rows, {"v": grad.to(device)})
             updated.append(table.columns["v"].cpu())
-        figures[name] = error = float((updated[0] - updated[1]).abs().max())
+        error = float((updated[0] - updated[1]).abs().max())
+        figures[name] = error
         require(error <= 1e-12, f"{name} differs from the CPU by {error:.1e}; 1e-12 is allowed")
     return figures
 

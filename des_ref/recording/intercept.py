@@ -40,7 +40,8 @@ def intercepted(launch: Launch) -> Iterator[None]:
 @cache
 def _intercepting() -> tuple[Library, dict[int, Launch]]:
     """The kernels, which stay registered as long as the process lives, and the `launch` of each thread that has one."""
-    library, by_thread = Library("c10d", "IMPL"), dict[int, Launch]()
+    library = Library("c10d", "IMPL")
+    by_thread = dict[int, Launch]()
     for name in (*COLLECTIVES, *sorted(MESSAGES)):
         library.impl(name, partial(_run, name, by_thread), "BackendSelect", with_keyset=True)
     return library, by_thread

@@ -133,7 +133,9 @@ class Recorder(TorchDispatchMode):
             ops.append(op)
         # Release tensors and groups here: dropping the last reference to a gloo group joins its thread, which may need
         # the GIL.
-        self._ops, self._unlabelled, self._pending = [], [], {}
+        self._ops = []
+        self._unlabelled = []
+        self._pending = {}
         self._joined = 0
         return ops
 
@@ -246,7 +248,8 @@ class Recorder(TorchDispatchMode):
         future = work_future(work) if self._comm.device.type == "cpu" else None
         if future is not None:
             # The backend's thread drops this function, which therefore must not keep the call and its group alive.
-            done_us, now_us = op.done_us, partial(_us_since, self._origin_ns)
+            done_us = op.done_us
+            now_us = partial(_us_since, self._origin_ns)
             future.then(lambda _: done_us.append(now_us()))
 
     def _done(self, op: OpenOp) -> float:

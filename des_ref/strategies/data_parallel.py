@@ -63,7 +63,8 @@ class DataParallel(ShardedBase):
         with lane.marks.segment("split_ids", Phase.INPUT):
             unique, inverse = torch.unique(batch.ids, return_inverse=True)
         of_all = gather_ids(unique, lane.comm)
-        lines, is_line = of_all.most, of_all.is_real
+        lines = of_all.most
+        is_line = of_all.is_real
         columns = self.network.has_columns(of_all.ids)
         if columns is not None:
             floats = (columns & is_line[:, None]).view(lane.comm.world_size, -1).sum(dim=1)

@@ -72,7 +72,8 @@ def sum_over_replicas(
     most = int(counts.max())
     ids = own.ids.new_empty(comm.world_size * most)
     of_ids = comm.all_gather("replica_ids", ids, padded(own.ids, most))
-    lines, is_line = most, is_real(counts, most)
+    lines = most
+    is_line = is_real(counts, most)
     columns = network.has_columns(own.ids)
     is_id = is_line
     if columns is not None:

@@ -113,7 +113,8 @@ class RowAllGather(ShardedBase):
             line = of_all.is_real.nonzero().squeeze(1)
             ids, order = of_all.ids[line].sort()
             index = line[order[torch.searchsorted(ids, keys.unique)]][keys.inverse]
-            own, columns = self.network.has_columns(owned), self.network.has_columns(of_all.ids)
+            own = self.network.has_columns(owned)
+            columns = self.network.has_columns(of_all.ids)
             floats = None
             if own is not None and columns is not None:
                 floats = _Floats.of(own, columns & of_all.is_real[:, None], lane.comm.world_size)

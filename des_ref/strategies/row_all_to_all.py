@@ -119,7 +119,8 @@ class RowAllToAll(ShardedBase):
             unique, index = unique_with_index(requested.keys)
             rows, unique_values = self._values(unique, train)
             reply = unique_values.index_select(0, index.row)
-        to_fetch, to_serve = ids.to_fetch, ids.to_serve
+        to_fetch = ids.to_fetch
+        to_serve = ids.to_serve
         message = new_message(reply, len(keys.cold), to_fetch.has)
         served = packed(reply, to_serve.has)
         yield self.comm.all_to_all(self.rows_op, message, served, to_fetch.sizes, to_serve.sizes)
@@ -165,7 +166,8 @@ class RowAllToAll(ShardedBase):
     def _return_grads(self, fetched: FetchedRows, grads: Tensor) -> Part[Tensor]:
         """Send gradients to the owners of their rows; returns those of the keys requested here, in request order."""
         routed = fetched.routed
-        fetch, serve = routed.to_fetch, routed.to_serve
+        fetch = routed.to_fetch
+        serve = routed.to_serve
         received = new_message(grads, len(routed.requested.keys), serve.has)
         yield self.comm.all_to_all(self.grads_op, received, packed(grads, fetch.has), serve.sizes, fetch.sizes)
         return unpacked(received, serve.has)

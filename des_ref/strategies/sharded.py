@@ -124,7 +124,8 @@ class OwnerPooled(ShardedBase):
 
     def _fetch(self, batch: Batch, ids: Any, train: bool) -> Part[_PooledByOwner]:
         samples = len(batch) * self.comm.world_size
-        moves, is_spilt = None, train and self.spilt is not None
+        moves = None
+        is_spilt = train and self.spilt is not None
         with self.marks.segment("find" if is_spilt else "lookup", Phase.FORWARD):
             unique, index, bag = self._occurrences(ids, samples)
             field = self._fields(bag, samples)
@@ -155,7 +156,8 @@ class OwnerPooled(ShardedBase):
         return RowGradients(fetched.rows, fetched.unique, fetched.values.grad)
 
     def _counts(self, batch: Batch, fetched: _PooledByOwner, row_grads: RowGradients) -> Counts:
-        out, into = fetched.moves.out, fetched.moves.into
+        out = fetched.moves.out
+        into = fetched.moves.into
         return Counts(
             ids_sent=len(batch.ids),
             ids_owned=fetched.occurrences,
@@ -254,7 +256,8 @@ class TableWise(NamedOwners):
 
     def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         to_send, to_receive = self._splits(samples)
-        sent, has = self._columns(samples), self._columns_received(samples // self.comm.world_size)
+        sent = self._columns(samples)
+        has = self._columns_received(samples // self.comm.world_size)
         received = new_message(pooled, sum(to_receive), has)
         sizes = message_sizes(to_receive, has), message_sizes(to_send, sent)
         yield self.comm.all_to_all("pooled", received, packed(pooled, sent), *sizes)
@@ -271,7 +274,8 @@ class TableWise(NamedOwners):
         samples = len(grad) * self.comm.world_size
         to_receive, to_send = self._splits(samples)
         rows = by_table.reshape(-1, grad.shape[2])
-        received_columns, sent = self._columns(samples), self._columns_received(len(grad))
+        received_columns = self._columns(samples)
+        sent = self._columns_received(len(grad))
         received = new_message(rows, sum(to_receive), received_columns)
         sizes = message_sizes(to_receive, received_columns), message_sizes(to_send, sent)
         return received, self.comm.all_to_all("pooled_grad", received, packed(rows, sent), *sizes)

@@ -80,7 +80,8 @@ class TableRowWise(NamedOwners):
 
     def _occurrences(self, sent: Any, samples: int) -> tuple[Tensor, Tensor, Tensor]:
         unique, owned = unpack_occurrences(sent, samples, self.network.fields)
-        share, size = samples // self.comm.world_size, self._groups.size
+        share = samples // self.comm.world_size
+        size = self._groups.size
         worker = torch.div(owned.sample, share, rounding_mode="floor")
         server = torch.div(worker, size, rounding_mode="floor")
         group = (worker - server * size) * (self.comm.world_size // size) + server
@@ -105,7 +106,8 @@ class TableRowWise(NamedOwners):
 
     def _deliver(self, pooled: Tensor, samples: int) -> Part[Tensor]:
         share = samples // self.comm.world_size
-        between, has = self._columns_between(samples), self._columns_of_own_samples(share)
+        between = self._columns_between(samples)
+        has = self._columns_of_own_samples(share)
         summed = new_message(pooled, len(pooled) // self._groups.size, between)
         message = packed(pooled, self._columns(samples))
         yield self._in(self._groups.server).reduce_scatter("pooled_server", summed, message)
@@ -127,7 +129,8 @@ class TableRowWise(NamedOwners):
         by_server = grad[:, self._owners.order].split(list(self._owners.counts), dim=1)
         rows = torch.cat([part.reshape(-1, grad.shape[2]) for part in by_server])
         to_receive, to_send = self._splits(samples)
-        between, has = self._columns_between(samples), self._columns_of_own_samples(len(grad))
+        between = self._columns_between(samples)
+        has = self._columns_of_own_samples(len(grad))
         received = new_message(rows, sum(to_receive), between)
         sizes = message_sizes(to_receive, between), message_sizes(to_send, has)
         return received, self._in(self._groups.between).all_to_all("pooled_grad", received, packed(rows, has), *sizes)

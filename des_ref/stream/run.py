@@ -114,9 +114,11 @@ class _Stream:
             raise DessimError(f"the inputs end before one batch of {self._batch} rows: choose a smaller --batch")
 
     def _train(self, limit: float, feed: Feed, reports: Reports, writer: Writer | None) -> None:
-        comm, progress = self._comm, self.progress
+        comm = self._comm
+        progress = self.progress
         lane = Lane(comm.separate_group(PREFETCH)) if self._settings.training.pipeline else None
-        pipeline = self._pipeline = Pipeline(self._strategy, comm, feed, lane)
+        pipeline = Pipeline(self._strategy, comm, feed, lane)
+        self._pipeline = pipeline
         clock = Clock(feed, self._reader)
         while not pipeline.has_ended and progress.steps < limit:
             self._step(pipeline, feed, clock)
@@ -154,7 +156,8 @@ class _Stream:
 
     def summary(self) -> dict[str, Any]:
         """The JSON object of the run. Every worker calls it."""
-        progress, comm = self.progress, self._comm
+        progress = self.progress
+        comm = self._comm
         progress.merge(self._cpu_comm)
         own_steps = progress.steps - progress.steps_before
         by_op = bytes_by_op(self._model, self._batch, comm, self._strategy, progress)
@@ -225,14 +228,17 @@ class _Stream:
         own = slice(self._comm.rank * share, (self._comm.rank + 1) * share)
         if logits is not None:
             return logits[own], batch.labels
-        out, labels = result.out, result.targets
+        out = result.out
+        labels = result.targets
         return (out, labels) if len(out) == share else (out[own], labels[own])
 
     def _report(self, reading: Reading) -> dict[str, Any]:
         """A report over all workers. Every worker calls it."""
-        progress, comm = self.progress, self._cpu_comm
+        progress = self.progress
+        comm = self._cpu_comm
         progress.merge(comm)
-        window, total = progress.window, progress.total
+        window = progress.window
+        total = progress.total
         progress.window = Scores()
         rows, candidates = self._table_rows()
         all_workers = np.array(comm.gather_rows("report", [*reading.to_list(), resident_bytes()]))

@@ -56,7 +56,8 @@ class Cin(Operator):
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
         """The sums as the paper writes them, one feature map at a time."""
-        e = x = plain.operand()
+        e = plain.operand()
+        x = e
         maps = []
         for w in (w for name, w in weights.items() if name.startswith("w.")):
             x = torch.einsum("hij,bid,bjd->bhd", w, x, e)

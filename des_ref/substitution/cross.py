@@ -61,7 +61,8 @@ class Cross(Operator):
 
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
         """The recursion on whole vectors."""
-        x_0 = x = plain.pooled().flatten(1)
+        x_0 = plain.pooled().flatten(1)
+        x = x_0
         for w, b in zip(weights["w"][:-1], weights["b"], strict=True):
             x = x_0 * (x @ w)[:, None] + b + x
         return x @ weights["w"][-1]

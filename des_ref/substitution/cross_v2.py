@@ -50,7 +50,8 @@ class CrossV2(Operator):
         self._low_rank = rank is not None
 
     def finish(self, sums: Tensor, masks: list[Tensor] | None) -> Tensor:
-        x_0 = x = sums.flatten(1)
+        x_0 = sums.flatten(1)
+        x = x_0
         for l, b in enumerate(self.b):
             mixed = (x @ self.v[l].T) @ self.u[l] if self._low_rank else x @ self.w[l].T
             x = torch.addcmul(x, x_0, mixed + b)
@@ -59,7 +60,8 @@ class CrossV2(Operator):
     def reference(self, plain: Plain, weights: Mapping[str, Tensor], masks: list[Tensor] | None) -> Tensor:
         """The recursion with W_l multiplied out, one sample in each column."""
         matrices = weights["w"] if "w" in weights else weights["u"].transpose(1, 2) @ weights["v"]
-        x_0 = x = plain.operand().flatten(1).T
+        x_0 = plain.operand().flatten(1).T
+        x = x_0
         for w, b in zip(matrices, weights["b"], strict=True):
             x = x_0 * (w @ x + b[:, None]) + x
         return weights["out"] @ x
@@ -69,10 +71,12 @@ class CrossV2ByField(CrossV2):
     """Low rank, each worker computing the part of its own fields."""
 
     wire = 1
-    by_field = shared = ("u", "v", "b", "out")
+    by_field = ("u", "v", "b", "out")
+    shared = by_field
 
     def from_bags(self, bags: Bags) -> Tensor:
-        x_0 = x = bags.x.flatten(1)
+        x_0 = bags.x.flatten(1)
+        x = x_0
         for v, u, b in zip(self.v, self.u, self.b, strict=True):
             t = bags.sum_fields(x @ v.T)
             x = torch.addcmul(x, x_0, t @ u + b)

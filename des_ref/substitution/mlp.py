@@ -31,7 +31,8 @@ class Mlp(Operator):
     for subclasses that need more than a logit."""
 
     pairs = True
-    shared = by_field = ("w1",)
+    shared = ("w1",)
+    by_field = shared
 
     def __init__(
         self,
@@ -67,7 +68,8 @@ class MlpOverOperand(Mlp):
     """The same for models that send the pooled vectors anyway: W1 is above the sums, like the layers after it."""
 
     pairs = False
-    shared = by_field = ()
+    shared = ()
+    by_field = ()
 
     def __init__(self, inputs: int, widths: tuple[int, ...], dropout: float, generator: torch.Generator) -> None:
         super().__init__(inputs, widths, dropout, generator)

@@ -137,7 +137,9 @@ class TraceSession:
 
     def _record(self, number: int, full: bool) -> StepResult:
         """Run a step under the recorders. Its ops are kept in `_last` until the next step."""
-        batch, lane, ahead = self._pipeline.batch, self._pipeline.lane, self._ahead
+        batch = self._pipeline.batch
+        lane = self._pipeline.lane
+        ahead = self._ahead
         self._comm.barrier()
         start_us = self._recorder.now_us()
         self._strategy.marks = self._recorder
@@ -222,7 +224,9 @@ class TraceSession:
     def _header(
         self, measured: dict[str, float] | None = None, step_us: dict[str, tuple[float, ...]] | None = None
     ) -> Header:
-        comm, strategy, options = self._comm, self._strategy, self._options
+        comm = self._comm
+        strategy = self._strategy
+        options = self._options
         first_recorded = options.warmup + options.steps
         return Header(
             name=self._model.name,

@@ -84,7 +84,9 @@ def _has_finished(run: Run) -> bool:
 
 def _train_epoch(run: Run, epoch: int) -> None:
     """Train the remaining steps of an epoch, up to the run's step limit."""
-    progress, pipeline, writer = run.progress, run.pipeline, run.writer
+    progress = run.progress
+    pipeline = run.pipeline
+    writer = run.writer
     result: StepResult | None = None
     while pipeline.epoch == epoch and progress.steps < run.step_limit:
         batch = pipeline.batch
@@ -109,7 +111,8 @@ def _train_epoch(run: Run, epoch: int) -> None:
 
 def _evaluate(run: Run, epoch: int, log: LineLog | None) -> None:
     """Score the held-out samples; rank 0 prints and logs the figures."""
-    progress, source = run.progress, run.opened.source
+    progress = run.progress
+    source = run.opened.source
     batch = run.settings.training.batch
     scores = evaluate_epoch(progress, source.validation, source.test, run.comm, run.strategy, batch)
     if run.comm.rank == 0:

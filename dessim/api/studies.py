@@ -198,7 +198,8 @@ def plan_job(
         network=network,
     ).checked()
     arguments.check()
-    loaded, machine = _job(job), _cluster(cluster)
+    loaded = _job(job)
+    machine = _cluster(cluster)
     planned = run_plan(arguments.request(loaded, machine), progress)
     if out is not None:
         write_plan(Path(out), planned.job_plan(), loaded.model, machine)

@@ -11,7 +11,8 @@ from typing import Any
 from dessim.errors import FileError
 from dessim.files import parse_json, read_text
 
-_SHORTEST_S, _LONGEST_S = 1e-12, 1e9
+_SHORTEST_S = 1e-12
+_LONGEST_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,10 @@ def fit(
             lower = problem.cost(trial_residuals, trial)
             if lower < cost:
                 improved = cost - lower > _CLOSE * cost
-                x, residuals, cost, damping = trial, trial_residuals, lower, damping / 5
+                x = trial
+                residuals = trial_residuals
+                cost = lower
+                damping /= 5
                 break
             damping *= 8
         if not improved:

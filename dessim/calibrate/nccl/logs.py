@@ -128,7 +128,8 @@ class _Reader:
             )
         if "time" in line and "size" in line:
             self._columns = _Columns("root" in line, "wrong" in line)
-        rank, gpus = _RANK.match(line), _GPUS.search(line)
+        rank = _RANK.match(line)
+        gpus = _GPUS.search(line)
         if (gpus or (rank and int(rank.group(1)) == 0)) and self._run.rows:
             self.runs.append(Log(self._path, number, version=self._run.version))
         if gpus:

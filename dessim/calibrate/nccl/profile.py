@@ -150,7 +150,8 @@ def write_nccl_profile(path: Path, profile: NcclProfile) -> None:
 
 def to_toml(profile: NcclProfile) -> str:
     """The TOML text of a profile."""
-    transport, nccl = profile.transport, profile.transport.nccl
+    transport = profile.transport
+    nccl = profile.transport.nccl
     assert nccl is not None
     lines = [
         "# Written by dessim calibrate. Use it with --transport, or copy [transport] into a topology file.",

@@ -55,7 +55,10 @@ def _published(path: Path, line: int, row: dict[str, str], cluster: Cluster) -> 
     if op is None:
         raise FileError(path, f"line {line}", f"{row['op']!r} is no op of nccl-tests")
     try:
-        gpus, nodes, size, time = int(row["gpus"]), int(row["nodes"]), float(row["bytes"]), float(row["time_us"])
+        gpus = int(row["gpus"])
+        nodes = int(row["nodes"])
+        size = float(row["bytes"])
+        time = float(row["time_us"])
         per_process = int(row["gpus_per_process"])
     except ValueError as error:
         raise FileError(path, f"line {line}", str(error)) from None

@@ -123,7 +123,8 @@ def _show(layout: Any, json: bool, carried: Any = None) -> None:
             cells += [format_size(counters.bytes), f"{counters.packets:,}", f"{counters.dropped:,}"]
         rows.append(tuple(cells))
     print_table(table_of(columns, rows, left=("from", "link"), folds={"from": 12, "link": 12}))
-    ranks, hosts = counted(len(layout.ranks), "rank"), counted(len(layout.hosts), "host")
+    ranks = counted(len(layout.ranks), "rank")
+    hosts = counted(len(layout.hosts), "host")
     switches = counted(len(layout.switches), "switch")
     print(f"{layout.name}: {ranks} on {hosts}, {switches}, {layout.queue} queues")
     for line in layout.left_out:

@@ -140,8 +140,10 @@ def project(
     earlier = earlier_run(against, html, "project")
     named_job = NamedJob(model=model, trace=named(trace), ids=named(ids), precision=precision)
     named_cluster = NamedCluster(name=cluster, transport=named(transport), device=device)
-    job, machine = named_job.load(), named_cluster.load()
-    request, changes = arguments.request(job, machine), arguments.changes(machine)
+    job = named_job.load()
+    machine = named_cluster.load()
+    request = arguments.request(job, machine)
+    changes = arguments.changes(machine)
     rows: list[dict[str, Any]] = []
     known = {"cluster": machine.name, "model": job.model.name, "projection": rows}
     if draw is not None and request.servers is not None and any(spec_of(n).has_servers for n in request.strategies):

@@ -75,7 +75,8 @@ def replay(
     for problem in loaded.problems:
         print(f"dessim: warning: {trace}: {problem}", file=sys.stderr)
     machine = named_cluster.load()
-    request, changes = arguments.request(loaded, machine), arguments.changes(machine)
+    request = arguments.request(loaded, machine)
+    changes = arguments.changes(machine)
     try:
         with showing_progress(time_budget) as progress:
             result, values = replay_object(request, changes, progress)

@@ -236,8 +236,10 @@ class _Lines:
     """The count of cases and the time left, as lines of a log: where stderr is no terminal, as in an array job."""
 
     def __init__(self, cases: int) -> None:
-        self._cases = self.left = cases
-        self._began = self._shown = time.monotonic()
+        self._cases = cases
+        self.left = cases
+        self._began = time.monotonic()
+        self._shown = self._began
         self._is_terminal = sys.stderr.isatty()
 
     def add(self, key: str, outcome: object) -> None:

@@ -214,7 +214,10 @@ def add_links_inside(builder: LinkBuilder, block: NodeBlock, vertices: Vertices)
     """Add the links inside the servers of a block: all except those between NICs and their switches."""
     node = block.node
     gpu = np.arange(block.count * node.gpus)
-    nvlink_up = nvlink_down = pcie_up = pcie_down = -1
+    nvlink_up = -1
+    nvlink_down = -1
+    pcie_up = -1
+    pcie_down = -1
     if node.nvlink:
         plane = vertices.nvswitch + gpu // node.gpus
         extra = node.nvswitch.latency if node.nvswitch else 0.0

@@ -73,7 +73,9 @@ def _inside(cluster: Cluster) -> list[Dimension]:
 
 def _across(cluster: Cluster) -> list[Dimension]:
     """The dimensions of the fabric."""
-    fabric, node, n = cluster.fabric, cluster.node, cluster.n_nodes
+    fabric = cluster.fabric
+    node = cluster.node
+    n = cluster.n_nodes
     rate = cluster.wiring.kinds[0].nic_capacity() * node.nics / node.gpus
     switch = fabric.switch.latency if isinstance(fabric, SingleSwitch | LeafSpine | FatTree) and fabric.switch else 0.0
     hop = node.nic.latency + switch
@@ -90,7 +92,8 @@ def _across(cluster: Cluster) -> list[Dimension]:
     if isinstance(fabric, LeafSpine) and cluster.kind in ("leaf_spine", "rail_optimised", "rail_only"):
         return [Dimension("Switch", n, rate, hop)]
     if isinstance(fabric, FatTree):
-        inside, leaves = _divided(cluster, n, fabric.leaves), _divided(cluster, fabric.leaves, fabric.pods)
+        inside = _divided(cluster, n, fabric.leaves)
+        leaves = _divided(cluster, fabric.leaves, fabric.pods)
         up = min(rate, fabric.tree.leaf_uplinks / (inside * node.gpus))
         top = min(up, fabric.tree.pod_uplinks / (inside * leaves * node.gpus))
         sizes = ((inside, rate), (leaves, up), (fabric.pods, top))

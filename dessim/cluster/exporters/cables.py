@@ -45,7 +45,8 @@ def cables(cluster: Cluster) -> list[Cable]:
         rate_of[int(links.src[link]), int(links.dst[link])] = float(links.capacity[link])
     listed = []
     for link in range(cluster.wiring.first_server_link):
-        a, b = int(links.src[link]), int(links.dst[link])
+        a = int(links.src[link])
+        b = int(links.dst[link])
         if rate_of.get((b, a)) != rate_of[a, b]:
             raise UsageError(
                 f"{cluster.name}: the two directions of {links.name(link)} differ, and a cable has one rate"
@@ -62,7 +63,8 @@ def _kinds_of_cables(cluster: Cluster) -> dict[str, tuple[Link | None, int]]:
     fabric = cluster.fabric
     if isinstance(fabric, FatTree):
         tree = fabric.tree
-        leaf, core = (tree.uplink, tree.links_per_spine), (tree.core_uplink, tree.links_per_core)
+        leaf = (tree.uplink, tree.links_per_spine)
+        core = (tree.core_uplink, tree.links_per_core)
         return {"leaf_up": leaf, "leaf_down": leaf, "spine_up": core, "spine_down": core}
     if isinstance(fabric, LeafSpine):
         uplink = (fabric.uplink, fabric.links_per_spine)

@@ -43,7 +43,8 @@ def graphml_plan(cluster: Cluster) -> Plan:
 
     Raises UsageError where the NICs of a server are on several switches, because a vertex counts whole servers.
     """
-    home, wiring = cluster.switch_of_nic(), cluster.wiring
+    home = cluster.switch_of_nic()
+    wiring = cluster.wiring
     first = home[wiring.first_nic()]
     if (home != first[wiring.node_of_nic()]).any():
         raise UsageError(f"{cluster.name}: the NICs of a server are on several switches; GraphML counts whole servers")

@@ -61,7 +61,8 @@ def simgrid_platform(cluster: Cluster, gpus: IntArray, *, latency: bool = True) 
     if not latency:
         cluster = scaled(cluster, "latency", 0.0)
     place, other = np.divmod(np.arange(len(gpus) ** 2), len(gpus))
-    src, dst = gpus[place[place != other]], gpus[other[place != other]]
+    src = gpus[place[place != other]]
+    dst = gpus[other[place != other]]
     routes = cluster.routes(src, dst, without_twins=True)
     flow, link, weight = _merged(routes.flow, routes.link, routes.weight, len(cluster.links))
     used, at = np.unique(link, return_inverse=True)
@@ -118,7 +119,9 @@ def _routes(
     src: IntArray, dst: IntArray, flow: IntArray, at: IntArray, times: IntArray, names: list[str], extra: FloatArray
 ) -> Iterator[str]:
     bounds = np.searchsorted(flow, np.arange(len(src) + 1)).tolist()
-    links, counts, seconds = at.tolist(), times.tolist(), extra.tolist()
+    links = at.tolist()
+    counts = times.tolist()
+    seconds = extra.tolist()
     for number, (a, b) in enumerate(zip(src.tolist(), dst.tolist(), strict=True)):
         hops = range(bounds[number], bounds[number + 1])
         named = "".join(f"<link_ctn id={names[links[hop]]}/>" * counts[hop] for hop in hops)

@@ -116,7 +116,8 @@ def join(
     """
     leaves = int(leaf.max()) + 1
     first_leaf = builder.add_layer("leaf", leaves)
-    up = down = -1
+    up = -1
+    down = -1
     if tiers.uplink is not None:
         first_spine = builder.add_layer("spine", planes * tiers.spines)
         leaf_of_link, spine_of_link = np.divmod(np.arange(leaves * tiers.spines), tiers.spines)

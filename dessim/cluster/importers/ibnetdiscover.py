@@ -88,7 +88,8 @@ def _nodes(path: Path, text: str) -> dict[str, _Node]:
             kind, guid, description = record.groups()
             if guid in nodes:
                 raise ClusterError(path, where, f"{guid} is listed twice, first in line {nodes[guid].line}")
-            node = nodes[guid] = _Node(kind, guid, (description or guid).strip(), number)
+            node = _Node(kind, guid, (description or guid).strip(), number)
+            nodes[guid] = node
         elif line.startswith("["):
             cable = _CABLE.match(line)
             if node is None or cable is None:
@@ -134,7 +135,8 @@ def _hosts(path: Path, adapters: list[_Node], names: dict[str, str]) -> tuple[Ho
         match = _ADAPTER.fullmatch(node.description)
         host, adapter = match.groups() if match else (node.description, "")
         if shared[node.description] > 1:  # a description that names the model of the adapter
-            host, adapter = node.guid, ""
+            host = node.guid
+            adapter = ""
         for number, (peer, _, rate) in sorted(node.cables.items()):
             if peer not in names:
                 raise ClusterError(path, f"line {node.line}", f"{node.description!r} leads to {peer}, no switch")

@@ -156,7 +156,8 @@ class _Reader:
             elif rate is None:
                 unrated = True
             elif direct:
-                nvlink, wiring = rate * (gpus - 1), "pairwise"
+                nvlink = rate * (gpus - 1)
+                wiring = "pairwise"
             else:
                 nvlink = rate * self._whole(components[peer], "count", 1)
         return nvlink, wiring, pcie, unrated

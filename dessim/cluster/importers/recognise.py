@@ -94,7 +94,8 @@ def _used(fabric: FoundFabric) -> tuple[Adjacency, tuple[str, ...]]:
     adjacent: Adjacency = {name: {} for name in names}
     for (a, b), bundle in fabric.cables.items():
         if a in adjacent and b in adjacent:
-            adjacent[a][b] = adjacent[b][a] = bundle
+            adjacent[a][b] = bundle
+            adjacent[b][a] = bundle
     return adjacent, tuple(name for name in fabric.switches if name not in adjacent)
 
 

@@ -86,5 +86,7 @@ def _all_pairs(n: int) -> tuple[Ints, Ints]:
     src, dst = np.divmod(np.arange(n * n, dtype=np.int64), n)
     distinct = src != dst
     src, dst = src[distinct], dst[distinct]
-    src.flags.writeable = dst.flags.writeable = False  # all callers share them
+    # All callers share the arrays.
+    src.flags.writeable = False
+    dst.flags.writeable = False
     return src, dst

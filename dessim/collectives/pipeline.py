@@ -83,7 +83,8 @@ def pipelined(name: tuple[object, ...], edges: Edges, size: float, lanes: int, c
         busy = np.flatnonzero((edges.start <= begin) & (edges.start > begin - chunks))
         if not len(busy):
             continue
-        first, last = int(edges.start[busy].min()), int(edges.start[busy].max())
+        first = int(edges.start[busy].min())
+        last = int(edges.start[busy].max())
         yield Stage(
             pattern=(*name, first, last),
             src=edges.src[busy],

@@ -68,7 +68,8 @@ def grouped(peers: Peers, setup: Setup, c: Values) -> float:
     """Time [us] from the start of the kernel until the busiest GPU has sent and received all of its messages."""
     total, _ = setup.p2p_channels()
     count = channels_of_peer(setup, peers.size)
-    inside = across = 0.0
+    inside = 0.0
+    across = 0.0
     if peers.local:
         inside = protocols.hop_latency(setup, SIMPLE, c) + _inside(peers, setup, c, min(total, count * peers.local))
         inside += _fill(peers, setup, c, count)

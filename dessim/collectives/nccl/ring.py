@@ -39,11 +39,13 @@ def _step(setup: Setup, lanes: Lanes, chunk: float, c: Values) -> float:
     parts = protocols.slices(protocol)
     posts = parts * protocols.posts(setup, lanes, c)
     if protocol is SIMPLE:
-        inside, across = hop + moving / parts, (moving + wire) / parts
+        inside = hop + moving / parts
+        across = (moving + wire) / parts
         own = protocols.either(hop + moving, wire + posts, sharpness=protocols.SHARP)
     else:
         first = moving * protocols.first_part(protocol, chunk)
-        inside, across = hop + first, wire + first
+        inside = hop + first
+        across = wire + first
         own = protocols.either(moving, wire + posts)
     across += c[f"network_ring_{protocol.name}"]
     edges = setup.n - setup.nodes

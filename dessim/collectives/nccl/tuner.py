@@ -168,7 +168,8 @@ def _tree_graph(setup: Setup) -> tuple[float, int]:
     inside, and splits channels of 25 GB/s or more in two. Measurements of GPUs that are joined pairwise show rings
     instead. Source: NCCL src/graph/search.cc, ncclTopoCompute and ncclTopoDupChannels.
     """
-    bus, channels = _bus(setup), setup.searched_channels
+    bus = _bus(setup)
+    channels = setup.searched_channels
     if setup.nodes != 2 or setup.old or setup.wiring != "switched":
         return bus, channels
     bus = min(setup.nvlink, 2 * bus)

@@ -199,7 +199,8 @@ def _row(
 
     if several:
         median = median_step(workload, max(gpu.variation for gpu in gpus), run, progress, runs)
-        record, split = median.record, median.breakdown()
+        record = median.record
+        split = median.breakdown()
     else:
         record = run(workload, progress)
         split = breakdown(record)

@@ -54,7 +54,8 @@ def run_diff(a: str, b: str) -> list[Difference]:
 
     Raises ClusterError.
     """
-    left, right = _facts(a), _facts(b)
+    left = _facts(a)
+    right = _facts(b)
     keys = [*left, *(key for key in right if key not in left)]
     pairs = ((key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in keys)
     return [Difference(key, one, other) for key, one, other in pairs if one != other]
@@ -92,7 +93,8 @@ def _of_graph(table: GraphTable, path: Path) -> Iterator[tuple[str, str]]:
     for edge in plan.edges:
         key = " <-> ".join(sorted((edge.a, edge.b)))
         link = edge.link or table.cable.build()
-        rate, latency = format_bandwidth(link.rate, _DIGITS), format_time(link.latency, _DIGITS)
+        rate = format_bandwidth(link.rate, _DIGITS)
+        latency = format_time(link.latency, _DIGITS)
         yield f"fabric.links.{key}", f"{edge.cables} x {rate}, {latency}, efficiency {link.efficiency:.{_DIGITS}g}"
 
 

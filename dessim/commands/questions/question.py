@@ -51,7 +51,8 @@ class Question:
         """
         if isinstance(self.arguments, ProjectArguments):
             assert isinstance(self.job, Job)
-            request, changes = self.arguments.request(self.job, self.cluster), self.arguments.changes(self.cluster)
+            request = self.arguments.request(self.job, self.cluster)
+            changes = self.arguments.changes(self.cluster)
             rows = project_rows(request, changes, progress, on_row)[1]
             return {"cluster": self.cluster.name, "model": self.job.model.name, "projection": rows}
         assert isinstance(self.job, Trace)

@@ -52,11 +52,13 @@ def least_step(
 def worker_bytes(plan: Plan, symbols: Mapping[str, float], owners: Sequence[Owner]) -> tuple[Floats, Floats]:
     """The bytes that each worker sends and receives in a step [workers], by algorithms that send the least."""
     n = int(symbols["N"])
-    sent, received = np.zeros(n), np.zeros(n)
+    sent = np.zeros(n)
+    received = np.zeros(n)
     for op in plan.collectives:
         assert op.collective is not None
         size = by_rank(owners, sizes_of(op, symbols, owners))
-        out = back = sent_factor(op.collective, op.members(symbols)) * size
+        out = sent_factor(op.collective, op.members(symbols)) * size
+        back = out
         if op.collective is Collective.ALL_TO_ALL:
             others = np.zeros(n)
             for group in _groups(op, symbols):
@@ -73,7 +75,8 @@ def _nic_seconds(cluster: Cluster, plan: Plan, symbols: Mapping[str, float], own
     ranks = np.bincount(node)
     if len(ranks) == 1:
         return 0.0
-    sent, received = np.zeros(len(ranks)), np.zeros(len(ranks))
+    sent = np.zeros(len(ranks))
+    received = np.zeros(len(ranks))
     summing = sums_in_fabric(cluster)
     for op in plan.collectives:
         size = by_rank(owners, sizes_of(op, symbols, owners))
@@ -96,12 +99,14 @@ def _groups(op: PlannedOp, symbols: Mapping[str, float]) -> list[slice]:
 def _across(op: PlannedOp, size: Floats, node: Ints, ranks: Ints, summing: bool) -> tuple[Floats, Floats]:
     """The least bytes that each node must send to other nodes for a collective, and receive from them."""
     n = float(ranks.sum())
-    inside, outside = ranks / n, 1 - ranks / n
+    inside = ranks / n
+    outside = 1 - ranks / n
     whole = float(size[0])
     match op.collective:
         case Collective.ALL_TO_ALL:
             own = np.bincount(node, size)
-            one_way, other_way = own * outside, (size.sum() - own) * inside
+            one_way = own * outside
+            other_way = (size.sum() - own) * inside
             return (other_way, one_way) if op.role is OwnerRole.RECEIVES else (one_way, other_way)
         case Collective.ALL_REDUCE:
             # With switches that sum, a node sends its own sum once and receives the total once.

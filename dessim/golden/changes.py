@@ -54,7 +54,8 @@ class OpChange:
 
     def __str__(self) -> str:
         name = self.name if self.what in ("compute", self.name) else f"{self.name} ({self.what})"
-        now, before = format_time(self.time_s), format_time(self.time_before_s)
+        now = format_time(self.time_s)
+        before = format_time(self.time_before_s)
         if not self.time_s:
             text = f"{name}: no longer on the critical path, was {before} of the step"
         elif not self.time_before_s:
@@ -144,7 +145,8 @@ def kept(row: Values) -> dict[str, Any]:
 def changes_of(before: Sequence[Values], now: Sequence[Values], tolerance: float) -> tuple[StepChange, ...]:
     """The steps that differ by more than `tolerance`, a share, in their time, bytes or memory; rows are those of
     `kept`."""
-    old, new = _by_label(before), _by_label(now)
+    old = _by_label(before)
+    new = _by_label(now)
     changes = []
     for label in [*old, *(label for label in new if label not in old)]:
         problem = _problem(old.get(label), new.get(label))
@@ -185,7 +187,8 @@ def _step_change(old: Values, new: Values, tolerance: float) -> StepChange:
     numbers: dict[str, Any] = {}
     for key, earlier in _BEFORE.items():
         is_same = key != "step_time_s" and not _differs(old[key], new[key], tolerance)
-        numbers[key], numbers[earlier] = new[key], new[key] if is_same else old[key]
+        numbers[key] = new[key]
+        numbers[earlier] = new[key] if is_same else old[key]
     return StepChange(
         strategy=new["strategy"],
         gpus=new["gpus"],
@@ -198,7 +201,8 @@ def _step_change(old: Values, new: Values, tolerance: float) -> StepChange:
 
 def _op_changes(old: Values, new: Values) -> tuple[OpChange, ...]:
     """The ops that explain the change of a step, the largest change first."""
-    before, now = _path(old), _path(new)
+    before = _path(old)
+    now = _path(new)
     changes = [_op_change(key, before, now, old, new) for key in grown(_seconds(before), _seconds(now))]
     total = abs(sum(change.change_s for change in changes))
     return tuple(
@@ -223,7 +227,8 @@ def _op_change(
     old: Values,
     new: Values,
 ) -> OpChange:
-    was, parts = before.get(key, {}), now.get(key, {})
+    was = before.get(key, {})
+    parts = now.get(key, {})
     old_op, new_op = (row["collectives"].get(key[0], {}) for row in (old, new))
     return OpChange(
         name=key[0],

@@ -181,7 +181,8 @@ def _question(path: Path, request: Mapping[str, Mapping[str, Any]] | None) -> Na
         if study == "project"
         else part(ReplayArguments, study, request[study])
     )
-    job, cluster = part(NamedJob, "job", request["job"]), part(NamedCluster, "cluster", request["cluster"])
+    job = part(NamedJob, "job", request["job"])
+    cluster = part(NamedCluster, "cluster", request["cluster"])
     return NamedQuestion(job, cluster, arguments)
 
 

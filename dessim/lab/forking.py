@@ -63,7 +63,8 @@ class Forks:
             start_new_session=True,
         )
         assert self._server.stdin is not None and self._server.stdout is not None
-        self._requests, self._answers = self._server.stdin, self._server.stdout
+        self._requests = self._server.stdin
+        self._answers = self._server.stdout
 
     def __enter__(self) -> Self:
         return self

@@ -178,7 +178,8 @@ def _ports(cluster: Cluster, emulated: Ints, space: dict[int, str], nic_of: dict
     for link in emulated.tolist():
         src = int(links.src[link])
         dst = int(links.dst[link])
-        number = last_device[src] = last_device.get(src, -1) + 1
+        number = last_device.get(src, -1) + 1
+        last_device[src] = number
         capacity = float(links.capacity[link])
         if capacity == 0:
             raise UsageError(f"{links.name(link)} is down; a lab is built from cables that work")

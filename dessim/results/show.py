@@ -34,7 +34,8 @@ def print_text(text: str) -> None:
 
 def print_replay(result: Values) -> None:
     """Print predicted against measured step time, then where the predicted step goes."""
-    measured, recorded = result["measured_step_s"], result["recorded_step_s"]
+    measured = result["measured_step_s"]
+    recorded = result["recorded_step_s"]
     pairs: list[tuple[str, object]] = [
         ("predicted step", format_time(result["predicted_step_s"])),
         ("measured step", "none in the trace" if measured is None else format_time(measured)),

@@ -25,7 +25,8 @@ def print_plan(result: Values, names: Sequence[str], out: Path | None, notes: Se
 
     `names`: of the model's tables. `out`: the plan file that was written, and `notes` on it.
     """
-    scales, chosen = result["scales"], chosen_scale(result)
+    scales = result["scales"]
+    chosen = chosen_scale(result)
     _print_ranked(chosen)
     best = chosen["plans"][0]
     if best["replicas"] > 1:
@@ -188,7 +189,8 @@ def si(value: float, unit: str) -> str:
 
 def _cost(scale: Values, source: str) -> str:
     """Dollars, with the `source` of the price, and joules for a billion samples; empty where neither is known."""
-    joules, dollars = scale["joules_per_billion"], scale["dollars_per_billion"]
+    joules = scale["joules_per_billion"]
+    dollars = scale["dollars_per_billion"]
     by = f" ({source})" if source else ""
     parts = [] if dollars is None else [f"{dollars:,.2f} $ at {scale['dollars_per_h']:,.2f} $/h{by}"]
     if joules is not None:

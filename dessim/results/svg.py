@@ -26,7 +26,8 @@ class Plot(str):
 
     def __new__(cls, svg: str, name: str, csv: str) -> Plot:
         plot = super().__new__(cls, svg)
-        plot.name, plot.csv = name, csv
+        plot.name = name
+        plot.csv = csv
         return plot
 
 

@@ -139,7 +139,8 @@ def _mark(row: Row, fastest: Row | None) -> str:
 
 def _sent(row: Row) -> str:
     """The bytes that a worker sends, and the most that any worker sends where these differ."""
-    mean, most = row["bytes_per_worker"], row.get("busiest_worker_bytes") or 0.0
+    mean = row["bytes_per_worker"]
+    most = row.get("busiest_worker_bytes") or 0.0
     at_most = f", max {format_size(most, 3)}" if most > _NOTABLE * mean else ""
     return format_size(mean) + at_most
 

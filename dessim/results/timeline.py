@@ -102,7 +102,8 @@ def _lanes(slices: Iterable[Slice]) -> list[tuple[Slice, int, int, int]]:
         if slice_.dur_s < 0:
             raise ValueError(f"slice {slice_.name!r} lasts {slice_.dur_s} s")
         # Round both ends, not the duration: otherwise adjacent slices could overlap by a nanosecond.
-        start, end = _nanoseconds(slice_.start_s), _nanoseconds(slice_.start_s + slice_.dur_s)
+        start = _nanoseconds(slice_.start_s)
+        end = _nanoseconds(slice_.start_s + slice_.dur_s)
         timed.append((start, start - end, len(timed), slice_, end))
     timed.sort(key=lambda t: t[:3])
     open_ends: dict[tuple[str, str], list[list[int]]] = {}  # per thread, a stack of open slices' ends for each lane

@@ -105,7 +105,8 @@ def _clause(block: Sequence[FastestStrategy]) -> str:
 def _lead_range(block: Sequence[FastestStrategy]) -> str:
     """`12 to 30 %`."""
     leads = [f.lead for f in block if f.lead is not None]
-    low, high = percent(min(leads)), percent(max(leads))
+    low = percent(min(leads))
+    high = percent(max(leads))
     return high if low == high else f"{low[:-2]} to {high}"
 
 
@@ -114,5 +115,6 @@ def _lead_in_words(block: Sequence[FastestStrategy]) -> str:
     leads = [f.lead for f in block if f.lead is not None]
     if min(leads) < 1:
         return f"{_lead_range(block)} ahead of"
-    low, high = f"{min(leads) + 1:.2g}", f"{max(leads) + 1:.2g}"
+    low = f"{min(leads) + 1:.2g}"
+    high = f"{max(leads) + 1:.2g}"
     return f"{low if low == high else f'{low} to {high}'} times as fast as"

@@ -72,7 +72,8 @@ def compared(earlier: Earlier, now: Sequence[Row], facts: Mapping[str, str]) -> 
 def summary(pairs: Sequence[_Pair], name: str) -> str:
     """One sentence: how many steps changed, the median and the largest change."""
     values = [pair.share for pair in pairs]
-    slower, faster = sum(v > SAME for v in values), sum(v < -SAME for v in values)
+    slower = sum(v > SAME for v in values)
+    faster = sum(v < -SAME for v in values)
     if not slower and not faster:
         steps = f"All {len(pairs):,} steps are" if len(pairs) > 1 else "The step is"
         return f"{steps} the same as in {name}."
@@ -80,7 +81,8 @@ def summary(pairs: Sequence[_Pair], name: str) -> str:
     if len(pairs) == 1:
         longer = f"{percent(abs(values[0]))} {'longer' if values[0] > 0 else 'shorter'}"
         return f"The step became {longer} since {name}, mostly in {_mostly(largest)}."
-    median_change, largest_change = percent(median(values), signed=True), percent(largest.share, signed=True)
+    median_change = percent(median(values), signed=True)
+    largest_change = percent(largest.share, signed=True)
     return (
         f"Of {counted(len(pairs), 'step')} in both runs, {slower or 'none'} became longer since {name} and "
         f"{faster or 'none'} shorter; the median change is {median_change}, the largest {largest_change} "
@@ -181,7 +183,9 @@ def _delta(pair: _Pair) -> Row:
 
 def differences_page(comparison: Mapping[str, Any], before: str, after: str, asked: Asked) -> Page:
     """The page of `dessim report BEFORE AFTER`: its JSON, with every case that became slower or faster."""
-    slower, faster, status = comparison["slower"], comparison["faster"], comparison["status"]
+    slower = comparison["slower"]
+    faster = comparison["faster"]
+    status = comparison["status"]
     compared = len(slower) + len(faster) + len(status) + comparison["same"]
     answer = [
         f"Of {counted(compared, 'case')} in both runs, {len(slower) or 'none'} became slower and "

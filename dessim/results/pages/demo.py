@@ -44,7 +44,8 @@ def demo_page(
     """
     drawing = checked_drawing(cluster_svg, "cluster") if cluster_svg else ""
     rows = result["projection"]
-    cluster, certificate = result["projection_cluster"], result["certificate"]
+    cluster = result["projection_cluster"]
+    certificate = result["certificate"]
     uncertainty = uncertainty_of(result["prediction_error"])
     fastest = fastest_by_scale(rows, uncertainty)
     replayed = result["replay"]
@@ -148,7 +149,9 @@ def _attribution(row: Row, which: str) -> list[Block]:
 
 
 def _training(result: Values) -> Facts:
-    data, training, reference = result["data"], result["training"], result["reference_auc"]
+    data = result["data"]
+    training = result["training"]
+    reference = result["reference_auc"]
     against = f" (reference {reference:.3f}, difference {result['auc'] - reference:+.4f})" if reference else ""
     return Facts(
         [
@@ -229,7 +232,8 @@ def _replay(result: Values, recorded: Sequence[Row]) -> list[Block]:
 
 
 def _sources(result: Values) -> Table:
-    fit, ranks = result["calibration"], result["training"]["ranks"]
+    fit = result["calibration"]
+    ranks = result["training"]["ranks"]
     r2 = b.DASH if fit["r2"] is None else f"{fit['r2']:.4f}"
     fitted = (
         f"{fit['transport']}: overhead {format_time(fit['message_overhead_s'])} and latency "
@@ -245,7 +249,8 @@ def _sources(result: Values) -> Table:
 
 
 def _trust(result: Values) -> list[tuple[str, str]]:
-    certificate, cluster = result["certificate"], result["projection_cluster"]
+    certificate = result["certificate"]
+    cluster = result["projection_cluster"]
     ranks = ", ".join(str(case["ranks"]) for case in certificate["cases"])
     equal = "equals one process in every certified case" if certificate["ok"] else "does not equal one process"
     match = (

@@ -39,7 +39,8 @@ def plan_page(
     Without `cluster` the fabric is not drawn.
     """
     scale = chosen_scale(result)
-    best, plans = scale["plans"][0], distinct_plans(scale)
+    best = scale["plans"][0]
+    plans = distinct_plans(scale)
     labelled = [{**row, "label": f"{n}: {_short(row)}"} for n, row in enumerate(plans[:_MOST_BARS], 1)]
     left_out = [*scale["refused"], *result["left_out"].values()]
     whose = f"the fastest plan on {counted(scale['gpus'], 'GPU')}"
@@ -77,14 +78,16 @@ def _short(row: Values) -> str:
 def answer(result: Values) -> list[str]:
     """Sentences: the plan and its speed, its lead over each strategy alone, and plans that may be as fast."""
     scale = chosen_scale(result)
-    best, alone = scale["plans"][0], scale["leads"]
+    best = scale["plans"][0]
+    alone = scale["leads"]
     speed = f"{format_count(scale['samples_per_s'], 3)} samples/s, a step of {format_time(best['step_time_s'], 3)}"
     sentences = [f"{strategy_label(best['strategy'])} on {counted(scale['gpus'], 'GPU')} trains {speed}."]
     if result["target"] is not None:
         sentences.append(f"{target_text(result)[0].upper()}{target_text(result)[1:]}.")
     if alone and best["tables"]:
         name = min(alone, key=lambda name: round(alone[name], 9))
-        lead, label = alone[name], strategy_label(name)
+        lead = alone[name]
+        label = strategy_label(name)
         faster = f"{share_text(lead)} faster than" if round(lead, 4) else "as fast as"
         sentences.append(f"It is {faster} {label}, the best strategy for all tables.")
     if best["replicas"] > 1:

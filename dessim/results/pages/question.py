@@ -50,7 +50,8 @@ def batch_line(rows: Sequence[Row]) -> str:
     batches = dict.fromkeys((row["gpus"], row["batch"]) for row in rows)
     each = {batch / gpus for gpus, batch in batches}
     if len(batches) > 4:
-        first, last = min(batches), max(batches)
+        first = min(batches)
+        last = max(batches)
         of_all = f"{first[1]:,} samples a step on {first[0]:,} GPUs to {last[1]:,} on {last[0]:,}"
     else:
         of_all = ", ".join(f"{batch:,} samples a step on {counted(gpus, 'GPU')}" for gpus, batch in batches)

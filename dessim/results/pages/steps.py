@@ -147,7 +147,8 @@ def bounds(rows: Sequence[Row]) -> Table:
     )
     cells = []
     for row in ranked(fitting(rows)):
-        path, use = row["critical_path"], row["utilisation"]["mean_share"]
+        path = row["critical_path"]
+        use = row["utilisation"]["mean_share"]
         bound = sum(op["time_by_bound_s"].get(row["bound_by"], 0.0) for op in path)
         longest = max(path, key=lambda op: op["time_s"], default=None)
         busiest = max(use, key=lambda kind: use[kind], default=None)

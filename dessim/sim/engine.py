@@ -133,7 +133,8 @@ class JobRun:
         return self.devices[number].stream(task.stream, collective=task.collective is not None)
 
     def _op(self, number: int, index: int, task: Task, turn: simpy.resources.resource.Request) -> Process:
-        env, finished = self.env, self._finished[number]
+        env = self.env
+        finished = self._finished[number]
         yield turn
         waiting = [finished[dep] for dep in task.deps if not finished[dep].processed]
         if waiting:
@@ -218,7 +219,8 @@ def simulate(
         fabric = FlowFabric(
             env, routed.cluster, routed.folding, progress, faults.timeout if faults else RETRY_TIMEOUT_S
         )
-        model = fluid = FluidNetwork(fabric, routed, workload.groups, algorithms, options, gpus_of_ranks)
+        fluid = FluidNetwork(fabric, routed, workload.groups, algorithms, options, gpus_of_ranks)
+        model = fluid
         if faults:
             env.process(faults.apply(env, fabric, [fluid]))
     run = JobRun(env, model, workload, progress, shared_cores)

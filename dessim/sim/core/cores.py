@@ -55,7 +55,8 @@ class Cores:
         slices = 0
         while left > 0:
             yield self._request(_priority(thread, slices))
-            work = missing = min(left, TIME_SLICE_S)
+            work = min(left, TIME_SLICE_S)
+            missing = work
             while missing > _SHORTEST_EVENT_S:
                 packets_before = self.packets_s
                 yield simpy.Timeout(self._env, missing)

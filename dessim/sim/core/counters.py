@@ -129,7 +129,8 @@ class Counters:
 def _steps(entries: list[tuple[float, float, Floats]]) -> tuple[Floats, Floats]:
     """Merge entries, which may overlap, into one step function: times [n + 1] and rates [n, link classes]."""
     starts, ends, sizes = zip(*entries, strict=True)
-    begin, end = np.array(starts), np.array(ends)
+    begin = np.array(starts)
+    end = np.array(ends)
     # Merge instants that differ by rounding errors; the bytes between them are negligible.
     tick = _NEGLIGIBLE * float(end.max())
     begin, end = np.round(begin / tick) * tick, np.round(end / tick) * tick

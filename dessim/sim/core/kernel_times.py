@@ -88,7 +88,8 @@ def launched(gpu: Gpu, kernels: float, busy: float, graphs: bool = False) -> flo
 
 
 def _products(gpu: Gpu, kernels: Kernels, work: Work) -> float:
-    rate, memory_rate = gpu.rate(work.precision), gpu.memory_bandwidth * gpu.efficiency_memory
+    rate = gpu.rate(work.precision)
+    memory_rate = gpu.memory_bandwidth * gpu.efficiency_memory
     return sum(
         max(
             kernels.padded_flops(product.m, product.n, product.k, product.count) / rate,

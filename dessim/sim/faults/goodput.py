@@ -101,8 +101,11 @@ def simulate_month(
     progress = progress or Progress()
     length = days * _DAY_S
     cycle = interval + machine.checkpoint
-    intervals_done = failures = 0
-    lost_s = restart_s = now = 0.0
+    intervals_done = 0
+    failures = 0
+    lost_s = 0.0
+    restart_s = 0.0
+    now = 0.0
     restarting = False
     failure = rng.exponential(machine.between_failures)
     while True:
@@ -115,14 +118,16 @@ def simulate_month(
                 restart_s += end - now
             else:
                 intervals_done += 1
-            now, restarting = end, False
+            now = end
+            restarting = False
             continue
         failures += 1
         if restarting:
             restart_s += failure - now
         else:
             lost_s += failure - now
-        now, restarting = failure, True
+        now = failure
+        restarting = True
         failure = now + rng.exponential(machine.between_failures)
     in_progress = length - now
     working = 0.0 if restarting else in_progress

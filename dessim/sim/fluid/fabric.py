@@ -156,7 +156,8 @@ class FlowFabric:
         parts: dict[int, list[Batch]] = {}
         joined: dict[int, int] = {}  # the part that a part has become a part of
         for number, batch in enumerate(batches):
-            members, links = [batch], batch.flows.links.tolist() if few else []
+            members = [batch]
+            links = batch.flows.links.tolist() if few else []
             sharing = {part_on[link] for link in links if link in part_on} if few else self._sharing(batch)
             for other in sorted({_last(joined, part) for part in sharing}):
                 members = [*parts.pop(other), *members]

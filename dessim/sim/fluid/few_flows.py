@@ -21,7 +21,8 @@ Path = tuple[tuple[int, float], ...]
 Rates = tuple[list[float], list[int]]
 """Rates [n_flows] in bytes/s, and the link that bounds each flow (-1: its cap)."""
 
-_NOT_BELOW, _NOT_ABOVE = 1 - RELATIVE_TIE, 1 + RELATIVE_TIE
+_NOT_BELOW = 1 - RELATIVE_TIE
+_NOT_ABOVE = 1 + RELATIVE_TIE
 _MOST_KEPT = 2**14
 
 
@@ -40,7 +41,8 @@ class FewRates:
         if rates is None:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            rates = self._kept[flows] = self._solve([path for path, _ in flows], [cap for _, cap in flows])
+            rates = self._solve([path for path, _ in flows], [cap for _, cap in flows])
+            self._kept[flows] = rates
         return rates
 
     def _solve(self, paths: Sequence[Path], cap: Sequence[float]) -> Rates:
@@ -87,7 +89,8 @@ def few_max_min_rates(paths: Sequence[Path], capacity: Mapping[int, float], cap:
                     on_link[link] = level
         # No other link or cap holds a flow of these links back.
         local = {link for link, level in on_link.items() if level >= share[link] * _NOT_BELOW}
-        left, frozen = [], []
+        left = []
+        frozen = []
         for flow, smallest in zip(waiting, on_path, strict=True):
             if cap[flow] <= smallest:
                 rate[flow] = cap[flow]

@@ -114,7 +114,8 @@ class _Joined:
 
     def folded(self, batches: list[Batch], cluster: Cluster, folding: bool) -> Joint:
         """The joint fold of the messages. Large ones are kept for the next time that the same stages share links."""
-        after, number = self.fixed + self.reduction, self.batch.astype(np.float64)
+        after = self.fixed + self.reduction
+        number = self.batch.astype(np.float64)
         folding = folding and self.chain is None
 
         def fold_anew() -> Joint:
@@ -175,7 +176,8 @@ class Shared:
         joined = _Joined.of(batches)
         self._rows = joined.rows
         joint = joined.folded(batches, cluster, folding)
-        self._fold, blocked = joint.fold, joint.blocked
+        self._fold = joint.fold
+        blocked = joint.blocked
         self._blocked_size = np.where(blocked, joined.size, 0.0)
         size = joined.size - self._blocked_size
         flow_of = self._fold.flow_of

@@ -51,7 +51,9 @@ class Incidence:
         entries = keep[self.flow]
         if np.count_nonzero(entries) == len(entries):
             return self
-        flow, link, weight = self.flow[entries], self.link[entries], self.weight[entries]
+        flow = self.flow[entries]
+        link = self.link[entries]
+        weight = self.weight[entries]
         return Incidence(self.n_flows, flow, link, weight, self.capacity, self.cap, self.fan_in)
 
 
@@ -64,7 +66,8 @@ def max_min_rates(net: Incidence, cap: Floats | None = None) -> tuple[Floats, In
     bound = np.full(net.n_flows, -1, dtype=np.int64)
     n_links = len(net.capacity)
     # Copies of these cost less than arrays filled anew; where flows are few, numpy spends its time on calls.
-    endless, endless_links = np.full(net.n_flows, np.inf), np.full(n_links, np.inf)
+    endless = np.full(net.n_flows, np.inf)
+    endless_links = np.full(n_links, np.inf)
     no_link = np.full(net.n_flows, n_links, dtype=np.int64)
     limit = endless if net.cap is None else net.cap
     if cap is not None:

@@ -133,14 +133,16 @@ class FluidNetwork:
         in the group. `loads` are the totals of members whose totals differ. Raises OutOfTime, and SimulationError where
         splits do not fit the group, a message has no route for too long, or the collective takes no time.
         """
-        env, transport = self.fabric.env, self.cluster.transport
+        env = self.fabric.env
+        transport = self.cluster.transport
         moving_since = env.now
         n = len(self._placement.gpus[group])
         if n < 2 or op is Collective.BARRIER:
             # A barrier's few bytes are not modelled.
             return Outcome(NO_ALGORITHM, moving_since, {LATENCY: 0.0})
         if loads is not None and GLOO in transport.algorithms.get(op, ()):
-            splits, loads = {member: loads.sent_by(member) for member in range(n)}, None
+            splits = {member: loads.sent_by(member) for member in range(n)}
+            loads = None
         sizes = _matrix(group, n, splits)
         if loads is not None:
             size = min(loads.totals)
@@ -152,7 +154,8 @@ class FluidNetwork:
         if self._nccl.runs(asked):
             largest = max(loads.totals) if loads is not None else size
             call = self._nccl.call(op, asked, group, largest, sizes)
-        algorithm, options = DIRECT, self._options
+        algorithm = DIRECT
+        options = self._options
         nccl_stage = call.stage if call is not None else None
         if call is not None and op is Collective.ALL_TO_ALL and has_even_part and sizes is None:
             nccl_stage = self._nccl.all_pairs(group, size)
@@ -177,7 +180,8 @@ class FluidNetwork:
         for stage in stages if call is None else map(_without_latency, stages):
             self._count(stage)
             carried += stage.flows.bytes_by_kind * (stage.scale * stage.repeat)
-            began, last = env.now, stage.flows
+            began = env.now
+            last = stage.flows
             took = yield self.fabric.transfer(stage.flows, stage.scale, stage.repeat)
             add_parts(parts, took)
             if stage.burst is not None:
@@ -231,7 +235,8 @@ class FluidNetwork:
 
     def _routed(self, group: str, stage: Stage, progress: Progress) -> Iterator[_RoutedStage]:
         """The routed stage. With bursts, its first repetition is apart, because only that one finds full buckets."""
-        gpus, repeat = self._placement.gpus[group], stage.repeat
+        gpus = self._placement.gpus[group]
+        repeat = stage.repeat
         if self.cluster.transport.burst > 0:
             yield self._with_burst(gpus, stage, progress)
             repeat -= 1

@@ -97,7 +97,9 @@ class NcclCalls:
 
     def all_pairs(self, group: str, size: float) -> Stage | None:
         """The messages of an even all_to_all on S = `size` bytes with PXN; None where PXN does not apply."""
-        cluster, gpus, servers = self._cluster, self._gpus[group], self._group(group).servers
+        cluster = self._cluster
+        gpus = self._gpus[group]
+        servers = self._group(group).servers
         nodes = [kind.node for kind, _ in cluster.wiring.by_kind(gpus)]
         if not cluster.fabric.rail_aware or len(nodes) > 1:
             return None
@@ -112,7 +114,8 @@ class NcclCalls:
 
     def _call(self, op: Collective, algorithm: str, group: str, size: float) -> Call:
         of_group = self._group(group)
-        setup, nic = of_group.setup, of_group.nic
+        setup = of_group.setup
+        nic = of_group.nic
         run = self._runs(op, algorithm, of_group).run(size)
         if run.algorithm == _MESSAGES:
             return Call(run.name, run.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)

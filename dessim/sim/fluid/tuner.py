@@ -74,9 +74,11 @@ class Tuner:
         return self._routed.chosen[key]
 
     def _fastest(self, choices: Sequence[Choice], wanted: Wanted, progress: Progress) -> Choice:
-        gpus, layout = self._gpus[wanted.group], self._layouts[wanted.group]
+        gpus = self._gpus[wanted.group]
+        layout = self._layouts[wanted.group]
         floor = self._floor(wanted)
-        bounded = priced = 0
+        bounded = 0
+        priced = 0
 
         def bound(stage: Stage) -> float:
             nonlocal bounded

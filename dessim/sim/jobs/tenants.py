@@ -100,7 +100,8 @@ class _Scheduler:
         if not self.steady_state:
             return
         yield _EndOfInstant(self.env)
-        group, now = self._group_of(running), self.env.now
+        group = self._group_of(running)
+        now = self.env.now
         if group.held_until > now:  # another job of the group has begun the hold at this very instant
             yield self.env.timeout(group.held_until - now)
             return
@@ -143,7 +144,8 @@ class _Scheduler:
 
     def _place(self, tenant: Tenant) -> Ints | None:
         """The GPUs for a job; None where too few are free."""
-        cluster, n = self.routed.cluster, tenant.workload.n_ranks
+        cluster = self.routed.cluster
+        n = tenant.workload.n_ranks
         if isinstance(tenant.placement, str):
             return place(cluster, np.flatnonzero(self.free), n, tenant.placement, tenant.seed)
         gpus = gpu_of_each_rank(cluster, n, tenant.placement)

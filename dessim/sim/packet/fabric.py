@@ -65,7 +65,8 @@ class PacketFabric:
     def send(self, channel: str, message: Message) -> None:
         """Queue a message behind earlier ones of its connection. Each `channel` has its own connections."""
         connection = self._connections.get((channel, message.pair)) or self._connect(channel, message.pair)
-        message.size = message.unsent = whole_bytes(message.size)
+        message.size = whole_bytes(message.size)
+        message.unsent = message.size
         message.began = self.env.now
         message.loads = message.size * connection.load
         self.counters.bytes_by_kind += message.loads
@@ -75,7 +76,8 @@ class PacketFabric:
     def _connect(self, channel: str, pair: Pair) -> Connection:
         kinds = self.cluster.links.kind
         n_classes = len(self.cluster.links.kinds)
-        there, back = self._route(pair), self._route(pair[::-1])
+        there = self._route(pair)
+        back = self._route(pair[::-1])
         self.counters.touch([*there.ids, *back.ids])
         crossed = np.bincount(kinds[there.ids], minlength=n_classes)
         returned = np.bincount(kinds[back.ids], minlength=n_classes)
@@ -103,7 +105,8 @@ class PacketFabric:
 
     def _first_leg(self, connection: Connection, size: float, ends: bool) -> Leg:
         """The first leg of parcels of `size` bytes, which end messages or not; the others follow it."""
-        there, back = self._routes[connection.pair].hops, self._routes[connection.pair[::-1]].hops
+        there = self._routes[connection.pair].hops
+        back = self._routes[connection.pair[::-1]].hops
         legs = [Leg(connection, size, hop, whole_ticks(size / hop.link.rate)) for hop in there]
         legs.append(Leg(connection, size, None, whole_ticks(size / self.cluster.transport.core_rate)))
         if ends:
@@ -120,7 +123,9 @@ class PacketFabric:
 
     def _advance(self) -> None:
         """Move parcels until the next event of the clock is due."""
-        arriving, timers, events = self._arriving, self._timers, self.env.events
+        arriving = self._arriving
+        timers = self._timers
+        events = self.env.events
         until = events[0][0] if events else math.inf
         while True:
             if arriving and (not timers or arriving[0] < timers[0]):
@@ -146,7 +151,9 @@ class PacketFabric:
 
     def _serve_next(self, leg: Leg, hop: Hop, now: float) -> None:
         """The first timer is due: its link has sent a parcel. Send those of the next pairs, until one takes time."""
-        numbers, timers, link = self._numbers, self._timers, hop.link
+        numbers = self._numbers
+        timers = self._timers
+        link = hop.link
         hop.pass_on((now + hop.delay_s, next(numbers), leg.following))
         if leg.ends is not None:
             self._note(leg, hop, now)
@@ -183,7 +190,8 @@ class PacketFabric:
 
     def _fill_window(self, connection: Connection, now: float) -> None:
         """Send as much as the window allows."""
-        queue, window = connection.queue, self._window
+        queue = connection.queue
+        window = self._window
         while queue and connection.in_flight < window:
             message = queue[0]
             size = message.unsent
@@ -200,7 +208,8 @@ class PacketFabric:
             connection.in_flight += size
             leg = connection.last.get(size)
             if leg is None:
-                leg = connection.last[size] = self._first_leg(connection, size, ends=True)
+                leg = self._first_leg(connection, size, ends=True)
+                connection.last[size] = leg
             assert leg.ends is not None
             leg.ends.append(message)
             self._arrive(leg, now)
@@ -220,7 +229,8 @@ class PacketFabric:
         burst_from = now - link.burst_s
         if free_at < burst_from:
             free_at = burst_from
-        link.free_at = free_at = free_at + leg.seconds
+        free_at += leg.seconds
+        link.free_at = free_at
         if free_at > now:
             link.sending = True
             heappush(self._timers, (free_at, next(self._numbers), leg, hop))

@@ -78,7 +78,8 @@ class Rank:
 
     def _attribute(self, history: History, began: float) -> None:
         """Attribute the seconds since `began` to the bottlenecks of the message in that time."""
-        since, now = began, self.env.now
+        since = began
+        now = self.env.now
         for bound, until in history:
             if until > since:
                 self._spend(bound, min(until, now) - since)
@@ -140,7 +141,8 @@ def _all_gather(rank: Rank, size: float, splits: Sequence[float]) -> Process:
 
 def _all_to_all(rank: Rank, size: float, splits: Sequence[float]) -> Process:
     """Post a send and a receive for each distance, then wait for all of them."""
-    sent, received = [], []
+    sent = []
+    received = []
     for distance in range(1, rank.n):
         to = (rank.me + distance) % rank.n
         sent.append(rank.send(to, splits[to] if splits else size / rank.n))

@@ -82,7 +82,8 @@ class PacketNetwork:
         gpus = self._placement.gpus[task.group].tolist()
         channels = self._channels.get(id(rendezvous))
         if channels is None:
-            channels = self._channels[id(rendezvous)] = RendezvousChannels(self._fabric, task.group, gpus)
+            channels = RendezvousChannels(self._fabric, task.group, gpus)
+            self._channels[id(rendezvous)] = channels
         rank = Rank(
             env=self._env,
             n=len(gpus),

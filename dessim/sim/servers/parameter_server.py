@@ -69,7 +69,8 @@ class _Server:
         arrived = self._env.now
         with self._threads.request() as thread:
             yield thread
-            began, version = self._env.now, self.version
+            began = self._env.now
+            version = self.version
             yield self._env.timeout(seconds)
             self.busy.append((began, self._env.now))
         return began - arrived, version
@@ -140,7 +141,8 @@ class _Job:
 
     def result(self) -> ServersResult:
         """The measured part of the run."""
-        record, sizes = self.record, self.channels.sizes
+        record = self.record
+        sizes = self.channels.sizes
         window = self.end - self.start
         total = self.fabric.counters.bytes_by_kind.tolist()
         record.end = self.end
@@ -167,7 +169,8 @@ class _Job:
 
     def _wait_for_slower_workers(self, w: int) -> Process:
         """Wait while worker w is too far ahead of the slowest."""
-        bound, began = self.consistency.staleness, self.env.now
+        bound = self.consistency.staleness
+        began = self.env.now
         while bound is not None and not self.done and self.clock[w] - min(self.clock) > bound:
             yield self.worker_advanced
         self._note(w, "staleness bound", Phase.INPUT, Kind.P2P, began, {LATE: self.env.now - began})

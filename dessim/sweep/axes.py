@@ -212,7 +212,8 @@ def _range(axis: Axis, table: Mapping[str, Any]) -> list[Value]:
     for key, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
             raise ValueError(f"{key} = {number!r}: write a number")
-    low, high = numbers["from"], numbers["to"]
+    low = numbers["from"]
+    high = numbers["to"]
     if low > high:
         raise ValueError(f"from = {low} is more than to = {high}")
     if "step" in keys:

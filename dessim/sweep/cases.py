@@ -97,7 +97,8 @@ class Resolver:
         setting = self._setting(settings)
         setting.uses += 1
         if setting.uses > _USES:
-            setting.routed, setting.uses = RouteCache(setting.cluster), 1
+            setting.routed = RouteCache(setting.cluster)
+            setting.uses = 1
         return setting.routed
 
     def _setting(self, settings: Mapping[str, Plain]) -> _Setting:
@@ -125,7 +126,8 @@ class Resolver:
 
 def _arguments(settings: Mapping[str, Plain], job: Job, of_batch: float) -> ProjectArguments:
     """The settings of a case as the arguments of `dessim project`. Raises UsageError."""
-    strategy, gpus = str(settings["strategy"]), int(settings["gpus"])
+    strategy = str(settings["strategy"])
+    gpus = int(settings["gpus"])
     algorithms = _stated(settings["algorithm"])
     return ProjectArguments(
         strategies=(strategy,),
@@ -247,7 +249,8 @@ def resolve(study: Study) -> tuple[list[Row], list[Case]]:
 
 def _check_parts(request: ProjectRequest) -> None:
     """Raise UsageError for what the cluster's parts lack, which a simulation would find out later."""
-    cluster, gpus = request.cluster, max(request.gpus)
+    cluster = request.cluster
+    gpus = max(request.gpus)
     if request.spill:
         to_host(cluster, gpus, "spill")
     if request.graphs:

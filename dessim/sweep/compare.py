@@ -83,10 +83,12 @@ class Comparison:
 
 def compare(before: Path, after: Path, tolerance: float) -> Comparison:
     """Compare two runs; steps within `tolerance` (a share) count as the same. Raises FileError and UsageError."""
-    a, b = _read(before), _read(after)
+    a = _read(before)
+    b = _read(after)
     changed = _changed(a, b)
     axes = [axis for axis in a[0].axes if axis in b[0].axes and axis not in changed]
-    of_a, of_b = _by_axes(before, a, axes), _by_axes(after, b, axes)
+    of_a = _by_axes(before, a, axes)
+    of_b = _by_axes(after, b, axes)
     slower: list[Difference] = []
     faster: list[Difference] = []
     fits = []

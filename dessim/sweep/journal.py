@@ -19,7 +19,9 @@ from dessim.files import parse_json
 from dessim.locks import release, take
 
 SUFFIX = ".jsonl"
-OK, MISFIT, FAILED = "ok", "does_not_fit", "failed"
+OK = "ok"
+MISFIT = "does_not_fit"
+FAILED = "failed"
 STATUSES = (OK, MISFIT, FAILED)
 Outcome = Mapping[str, Any]
 """The outcome of a case: `status`, one of STATUSES; `row`, the columns of the results; `ops`, seconds on the critical

@@ -24,7 +24,10 @@ from dessim.sweep.grid import Study
 from dessim.sweep.journal import OK, Outcome
 from dessim.sweep.simulate import RESULTS
 
-RESULTS_CSV, RESULTS_PARQUET, OPS_CSV, SWEEP_JSON = "results.csv", "results.parquet", "ops.csv", "sweep.json"
+RESULTS_CSV = "results.csv"
+RESULTS_PARQUET = "results.parquet"
+OPS_CSV = "ops.csv"
+SWEEP_JSON = "sweep.json"
 _SCHEMA_VERSION = 1
 BATCH = "batch"  # samples of all GPUs; the axis has its samples of each
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")

@@ -100,7 +100,8 @@ def broken_by(choices: Sequence[Choice], bounds: Mapping[str, float]) -> list[st
     if not choices:
         return []
     regrets = np.array([choice.regret for choice in choices])
-    share, most = float(np.mean(regrets <= bounds["within"])), float(regrets.max())
+    share = float(np.mean(regrets <= bounds["within"]))
+    most = float(regrets.max())
     correlation = float(np.median([choice.rank_correlation for choice in choices]))
     sentences = []
     if share < bounds["share"]:
@@ -231,7 +232,8 @@ def _measured_host(table: Mapping[str, Any]) -> dict[str, float]:
     evict each other's caches.
     """
     settings = table["host"]
-    model, batch = model_of(settings["file"]), int(settings["batch"])
+    model = model_of(settings["file"])
+    batch = int(settings["batch"])
     common = {"model": model, "batch": batch, "samples": samples_of(table, batch), **table["measure"]}
     with TemporaryDirectory() as folder:
         jobs = [

@@ -194,7 +194,8 @@ def require_plain(value: object) -> None:
 
     Such values crash what uses them later, and escape sequences in a name would control the terminal that shows it.
     """
-    level, depth = [value], 0
+    level = [value]
+    depth = 0
     while level:
         depth += 1
         if depth > _MOST_LEVELS:

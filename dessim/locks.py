@@ -64,7 +64,8 @@ def _alone_with(file: Path, flags: int = 0) -> Iterator[int]:
 def _refuse(content: bytes, file: Path, what: str) -> None:
     if not content:
         return
-    holder, own = _parse(content), _own()
+    holder = _parse(content)
+    own = _own()
     if holder == own or (is_restart() and own["run"] and holder.get("run") == own["run"]):
         return  # torchrun starts all processes of a run again after one has failed, on these hosts or on others
     if holder.get("host") == own["host"] and not _runs(holder):

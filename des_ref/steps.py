@@ -147,7 +147,7 @@ def _train(job: Job, comm: Comm, strategy: Strategy, offset_s: float, watch: Wat
     try:
         if job.trace is not None:
             options = TraceOptions(Path(job.trace), job.warmup, job.traced)
-            session = TraceSession(options, comm, strategy, pipeline, job.model, job.batch)
+            session = TraceSession(options, comm, strategy, pipeline=pipeline, model=job.model, batch=job.batch)
             while not session.done:
                 session.step()
         warmup = [pipeline.step() for _ in range(job.warmup)]

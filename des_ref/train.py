@@ -80,7 +80,9 @@ def _train(args: argparse.Namespace, settings: Settings, model: Model, world: Co
             summary = stream(settings, model, comm, strategy, checkpoint)
         else:
             trace = TraceOptions(args.trace, args.trace_warmup, args.trace_steps) if args.trace is not None else None
-            summary = train_on_samples(settings, model, comm, strategy, checkpoint, trace, args.epoch_log)
+            summary = train_on_samples(
+                settings, model, comm, strategy, checkpoint=checkpoint, trace=trace, epoch_log=args.epoch_log
+            )
     tally = strategy.close()
     summary["servers"] = settings.servers.count if tally is not None else 0
     summary["staleness"] = {"bound": settings.servers.staleness, **tally.to_json()} if tally is not None else None
@@ -112,8 +114,15 @@ def build_strategy(settings: Settings, model: Model, comm: Comm) -> Strategy:
     """The model with its optimizers and codecs, under the strategy of the settings."""
     network = Network(model, settings.seed, settings.torch_dtype, comm.device)
     encoding = Encoding(settings.wire.codes, settings.seed)
-    tables = settings.tables, settings.replicas
-    return build(settings.strategy, network, settings.optimizers, comm, encoding, *tables)
+    return build(
+        settings.strategy,
+        network,
+        settings.optimizers,
+        comm,
+        encoding=encoding,
+        tables=settings.tables,
+        replicas=settings.replicas,
+    )
 
 
 def _quality(summary: Mapping[str, Any]) -> str:

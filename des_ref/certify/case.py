@@ -103,7 +103,15 @@ class Case:
 
     def build(self, network: Network, comm: Comm, encoding: Encoding | None = None) -> Strategy:
         """The strategy on the case's optimizers. Raises UsageError."""
-        return build(self.strategy, network, self.optimizers(), comm, encoding, self.tables, self.replicas)
+        return build(
+            self.strategy,
+            network,
+            self.optimizers(),
+            comm,
+            encoding=encoding,
+            tables=self.tables,
+            replicas=self.replicas,
+        )
 
     @property
     def label(self) -> str:

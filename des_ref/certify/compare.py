@@ -67,7 +67,7 @@ def _vocabulary(batches: list[Batch], device: torch.device) -> tuple[Tensor, Ten
 
 
 def compare(
-    case: Case, model: Model, comm: Comm, prefetch: Comm, batches: list[Batch], truth: Iterable[State]
+    case: Case, model: Model, comm: Comm, *, prefetch: Comm, batches: list[Batch], truth: Iterable[State]
 ) -> dict[str, Any]:
     """Train on `batches` and compare with `truth`, the states of `reference_states`, which only rank 0 reads.
 
@@ -103,7 +103,7 @@ def compare(
     }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     """The distributed side of a case on this rank.
 
@@ -135,7 +135,17 @@ class _Run:
         mine, copies = (owned, none) if strategy.replica == 0 else (none, owned)
         is_common = strategy.is_everywhere(vocabulary, fields)
         strategy.table.poison(rows[~(owned | is_common)])
-        return cls(comm, network, strategy, vocabulary, rows, mine, copies, is_common, case.replicas)
+        return cls(
+            comm=comm,
+            network=network,
+            strategy=strategy,
+            vocabulary=vocabulary,
+            rows=rows,
+            is_mine=mine,
+            is_copy=copies,
+            is_common=is_common,
+            replicas=case.replicas,
+        )
 
     def state(self, result: StepResult) -> State:
         """The state that all ranks hold together after a step. Every rank calls it."""

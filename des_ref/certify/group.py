@@ -164,7 +164,7 @@ def synchronous_runner(comm: Comm, has_several: bool) -> RunCase:
         truth: Iterable[State] = reference_states(case, model, global_batches)
         if has_several and comm.rank == 0:
             truth = trained.of((*samples, repr(case.optimizers()), case.owners_columns), partial(list, truth))
-        return compare(case, model, comm, prefetch, global_batches, truth)
+        return compare(case, model, comm, prefetch=prefetch, batches=global_batches, truth=truth)
 
     return run
 
@@ -176,6 +176,8 @@ def _asynchronous(world: Comm, has_several: bool) -> RunCase:
     def run(case: Case) -> dict[str, Any]:
         model = case.load()
         global_batches = batches(case, model, comm)
-        return stale.measure(comm, model, case.optimizers(), SEED, global_batches, case.staleness) or {}
+        optimizers = case.optimizers()
+        measured = stale.measure(comm, model, optimizers, seed=SEED, batches=global_batches, staleness=case.staleness)
+        return measured or {}
 
     return run

@@ -47,7 +47,13 @@ def poolings(model: str) -> tuple[str | None, ...]:
 
 
 def every_case(
-    ranks: Sequence[int], steps: int, device: str, pipeline: bool, staleness: int, models: Sequence[str] | None = None
+    ranks: Sequence[int],
+    steps: int,
+    device: str,
+    *,
+    pipeline: bool,
+    staleness: int,
+    models: Sequence[str] | None = None,
 ) -> list[Case]:
     """All cases of the shipped models, or of `models`. Raises ModelError.
 

@@ -35,7 +35,7 @@ TIMEOUT_S = 120.0  # after which a silent process counts as dead
 
 
 def measure(
-    comm: Comm, model: Model, optimizers: Optimizers, seed: int, batches: list[Batch], staleness: int
+    comm: Comm, model: Model, optimizers: Optimizers, *, seed: int, batches: list[Batch], staleness: int
 ) -> dict[str, Any] | None:
     """Train on global batches. Returns the case's part of the JSON object on rank 0, None on other processes.
 

@@ -43,7 +43,9 @@ class Pruning(Codec):
         self.nonzero_out += int(bits.sum())
         rows = pack_bits(bits)
         entries = as_bytes(pruned[bits][:, None])
-        return Encoded(no_bytes(values, 1), rows, entries, (len(values),), (len(entries),), bits.sum(dim=1))
+        return Encoded(
+            no_bytes(values, 1), rows, entries, splits=(len(values),), filled=(len(entries),), per_row=bits.sum(dim=1)
+        )
 
     def decode(self, encoded: Encoded, width: int) -> Tensor:
         bits = unpack_bits(encoded.rows, width)

@@ -45,7 +45,9 @@ class Threshold(Codec):
         position = sent.nonzero()[:, 1].to(torch.int32)
         entries = torch.cat([as_bytes(position[:, None]), as_bytes(full[sent][:, None])], dim=1)
         rows = no_bytes(values, len(values))
-        return Encoded(no_bytes(values, 1), rows, entries, (len(values),), (len(entries),), sent.sum(dim=1))
+        return Encoded(
+            no_bytes(values, 1), rows, entries, splits=(len(values),), filled=(len(entries),), per_row=sent.sum(dim=1)
+        )
 
     def decode(self, encoded: Encoded, width: int) -> Tensor:
         """Decode received messages of one row each, or one that `encode` returned."""

@@ -51,6 +51,7 @@ class RowTable:
         widths: Mapping[str, int],
         initial: Initial,
         dtype: torch.dtype = torch.float32,
+        *,
         device: torch.device | str = "cpu",
         capacity: int = 0,
         lifetime: Lifetime | None = None,

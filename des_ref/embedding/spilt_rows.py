@@ -28,11 +28,12 @@ class SpiltRows(RowTable):
         widths: Mapping[str, int],
         initial: Initial,
         dtype: torch.dtype,
+        *,
         device: torch.device,
         cached_rows: int,
         state_floats: int,
     ) -> None:
-        super().__init__(widths, initial, dtype, device, columns_on="cpu")
+        super().__init__(widths, initial, dtype, device=device, columns_on="cpu")
         self.state_floats = state_floats
         self.cache = CachedRows(self, cached_rows, device, grows=True)
 

@@ -56,7 +56,7 @@ _SPARE = 256 << 20  # bytes beyond the formula that a step may take, for searchi
 def certificate(comm: Comm, machine: Machine) -> Figures:
     """Every strategy, placement and row optimizer against one process, in float64, and the bytes of every op."""
     models = ("deepfm_ml100k",) if machine.small else _MODELS
-    cases = every_case([comm.world_size], machine.size(5, 2), machine.device, True, 0, models)
+    cases = every_case([comm.world_size], machine.size(5, 2), machine.device, pipeline=True, staleness=0, models=models)
     cases = pairwise([case for case in cases if spec_of(case.strategy).synchronous])[: machine.size(160, 3)]
     run = synchronous_runner(comm, True)
     results = [run(case) | {"case": case.label} for case in cases]
@@ -149,7 +149,12 @@ def traced(comm: Comm, machine: Machine) -> Figures:
     source = Zipf.of(model, 0).open(batch * 5)
     line = Pipeline(trainer, comm, endless(source, batch, comm), Lane(comm.separate_group(PREFETCH)))
     session = TraceSession(
-        TraceOptions(_trace(machine, comm.world_size), warmup, steps), comm, trainer, line, model, batch
+        TraceOptions(_trace(machine, comm.world_size), warmup, steps),
+        comm,
+        trainer,
+        pipeline=line,
+        model=model,
+        batch=batch,
     )
     while not session.done:
         session.step()

@@ -116,7 +116,7 @@ def sums(comm: Comm, machine: Machine) -> Figures:
 
 def _table(device: torch.device, dtype: torch.dtype, state: dict[str, int] | None = None) -> RowTable:
     initial = partial(_initial, dtype=dtype)
-    return RowTable({"v": WIDTH, **(state or {})}, initial, dtype, device)
+    return RowTable({"v": WIDTH, **(state or {})}, initial, dtype, device=device)
 
 
 def _initial(ids: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:

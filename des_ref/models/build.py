@@ -163,6 +163,7 @@ class Network:
         optimizer: RowOptimizer,
         init_std: float,
         extra_columns: Mapping[str, int] | None = None,
+        *,
         lifetime: Lifetime | None = None,
         device: torch.device | str | None = None,
         ranges: Sequence[ColumnRange] = (),
@@ -186,8 +187,10 @@ class Network:
             columns = {**kept, **state, **(extra_columns or {})}
             if cached_rows:
                 state_floats = sum(state.values())
-                return SpiltRows(columns, initial, self.dtype, self.device, cached_rows, state_floats)
-            return RowTable(columns, initial, self.dtype, device or self.device, lifetime=lifetime)
+                return SpiltRows(
+                    columns, initial, self.dtype, device=self.device, cached_rows=cached_rows, state_floats=state_floats
+                )
+            return RowTable(columns, initial, self.dtype, device=device or self.device, lifetime=lifetime)
 
         if self._widths is None and not ranges and not spilt:
             return of_widths(self.row_widths, dict.fromkeys(self.row_widths, slice(None)))
@@ -261,7 +264,15 @@ class Network:
         if self._own_concatenated is not None:
             pooled = pooled.flatten(1)[:, self._own_concatenated]
         own_fields = self._own_fields(pooled.device)
-        return Bags(unused, unused, pooled, unused, self.sum_fields, own_fields, self.fields)
+        return Bags(
+            w=unused,
+            v=unused,
+            x=pooled,
+            squares=unused,
+            sum_fields=self.sum_fields,
+            own_fields=own_fields,
+            fields=self.fields,
+        )
 
     @property
     def bag_width(self) -> int:
@@ -285,7 +296,7 @@ class Network:
         x = v / sizes.clamp_min(1) if self._bag_sizes else v
         if self._concatenated is not None and self.row_widths.get("v"):
             x = x.flatten(1).index_select(1, self._concatenated)
-        whole = Bags(w, v, x, squares)
+        whole = Bags(w=w, v=v, x=x, squares=squares)
         parts = [self.operand.from_bags(whole)] if self.operand is not None else []
         return torch.cat(parts + [operator.from_bags(whole) for operator in self._below], dim=1)
 

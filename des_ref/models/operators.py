@@ -51,7 +51,7 @@ def build_operator(spec: specs.AnySpec, model: Model, generator: torch.Generator
             return cross(inputs, spec.layers, spec.rank, generator)
         case specs.Dot():
             reads = "all" if spec.kind == "inner" else "bottom" if model.dense is not None else "none"
-            return Dot(vectors, width, spec.widths, spec.dropout, reads, generator)
+            return Dot(vectors, width, spec.widths, dropout=spec.dropout, reads=reads, generator=generator)
         case specs.Cin():
             cin = Cin if spec.needs_operand(model.by_field) else CinByField
             return cin(vectors, spec.widths, generator)

@@ -66,6 +66,7 @@ def build(
     network: Network,
     optimizers: Optimizers,
     comm: Comm,
+    *,
     encoding: Encoding | None = None,
     tables: Sequence[TablePlan] = (),
     replicas: int = 1,

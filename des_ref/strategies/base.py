@@ -135,7 +135,7 @@ def mean_width(symbol: str, rows: int, floats: int) -> dict[str, float]:
     return {symbol: floats / rows} if floats else {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """The result of one training step on one worker.
 

@@ -162,7 +162,7 @@ class Composed(ShardedBase):
             optimizers.rows,
             optimizers.init_std,
             extra_columns,
-            optimizers.lifetime,
+            lifetime=optimizers.lifetime,
             ranges=sorted(dict.fromkeys(part for part in own.values() if isinstance(part, ColumnRange))),
             spilt=[part for part in own.values() if isinstance(part, SpiltTable)],
         )

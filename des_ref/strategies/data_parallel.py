@@ -24,7 +24,7 @@ from des_ref.substitution.owned import unique_with_index
 from dessim.trace.schema import Phase
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _GatheredIds:
     """Distinct ids of this worker's samples, and those of all workers.
 
@@ -70,7 +70,14 @@ class DataParallel(ShardedBase):
             floats = (columns & is_line[:, None]).view(lane.comm.world_size, -1).sum(dim=1)
             lines = int(floats.max())
             is_line = is_real(floats, lines)
-        return _GatheredIds(unique, inverse, self.network.has_columns(unique), of_all, lines, is_line)
+        return _GatheredIds(
+            unique=unique,
+            inverse=inverse,
+            columns=self.network.has_columns(unique),
+            of_all=of_all,
+            lines=lines,
+            is_line=is_line,
+        )
 
     def _fetch(self, batch: Batch, ids: _GatheredIds, train: bool) -> Part[_PooledRows]:
         with self.marks.segment("lookup", Phase.FORWARD):

@@ -139,7 +139,9 @@ class _Des(StrategyBase):
             rows=len(look_up.rows),
             pairs=len(owned.pair_bag) if network.pools else 0,
         )
-        return StepResult(tail.loss, counts, look_up.ids, grads, tail.out, sent.labels)
+        return StepResult(
+            loss=tail.loss, counts=counts, row_ids=look_up.ids, row_grads=grads, out=tail.out, targets=sent.labels
+        )
 
     def _look_up(self, sent: _Inputs, samples: int) -> _OwnedRows:
         with self.marks.segment("lookup", Phase.FORWARD):

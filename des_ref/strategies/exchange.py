@@ -140,7 +140,9 @@ def unpack_occurrences(messages: OccurrenceMessages, samples: int, fields: int) 
     distinct, pairs = _sizes_in_one_sync(keys, bag, field, fields)
     unique, row_index = keys.distinct(distinct)
     bag_size = optional[0] if optional else None
-    return unique, OwnedOccurrences(sample, field, row_index, samples, fields, bag_size, pairs)
+    return unique, OwnedOccurrences(
+        sample, field, row_index, samples=samples, fields=fields, bag_size=bag_size, known_pairs=pairs
+    )
 
 
 def _sizes_in_one_sync(

@@ -102,7 +102,9 @@ class RowAllGather(ShardedBase):
 
     def _new_table(self, optimizers: Optimizers, extra_columns: dict[str, int]) -> RowTable:
         device = "cpu" if self.options.cache_rows else None
-        return self.network.new_table(optimizers.rows, optimizers.init_std, extra_columns, optimizers.lifetime, device)
+        return self.network.new_table(
+            optimizers.rows, optimizers.init_std, extra_columns, lifetime=optimizers.lifetime, device=device
+        )
 
     def _send_ids(self, batch: Batch, lane: Lane) -> _GatheredIds:
         keys, requested = request_keys(batch.ids, lane, "ids")

@@ -49,7 +49,7 @@ class _RoutedKeys:
     hot_in_batch: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedRows:
     """The distinct rows of this worker's samples, fetched from their owners, and the rows it served as an owner.
 
@@ -134,7 +134,7 @@ class RowAllToAll(ShardedBase):
         with self.marks.segment("pool", Phase.FORWARD):
             values.requires_grad_(train)
             pooled = self._pooled_at_samples(values, keys.inverse, batch)
-        return FetchedRows(ids, unique, index, rows, values, pooled)
+        return FetchedRows(routed=ids, unique=unique, index=index, rows=rows, values=values, pooled=pooled)
 
     def _bags(self, fetched: FetchedRows) -> Tensor:
         return fetched.pooled.view(-1, self.network.fields, self.network.bag_width)

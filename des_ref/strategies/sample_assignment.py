@@ -37,7 +37,14 @@ def samples_of(whole: Batch, worker: Tensor, rank: int) -> Batch:
     new_number[place] = torch.arange(len(place))
     mine = new_number[whole.sample] >= 0
     dense = None if whole.dense is None else whole.dense[place]
-    return Batch(whole.ids[mine], new_number[whole.sample[mine]], whole.field[mine], whole.labels[place], place, dense)
+    return Batch(
+        whole.ids[mine],
+        new_number[whole.sample[mine]],
+        whole.field[mine],
+        whole.labels[place],
+        place=place,
+        dense=dense,
+    )
 
 
 def _balanced_assignment(score: Tensor, share: int) -> Tensor:

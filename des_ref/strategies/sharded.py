@@ -39,7 +39,7 @@ from dessim.trace.schema import Phase
 from dessim.workload.options import Options
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _PooledByOwner:
     """Owned rows, and the bags that this worker pooled from them.
 
@@ -142,7 +142,15 @@ class OwnerPooled(ShardedBase):
             values.requires_grad_(train)
             pooled = self._pooled(values, index, bag, self._number_of_bags(samples))
         received = yield from self._deliver(pooled.detach(), samples)
-        return _PooledByOwner(unique, rows, values, pooled, received, len(index), moves or SpiltMoves())
+        return _PooledByOwner(
+            unique=unique,
+            rows=rows,
+            values=values,
+            pooled=pooled,
+            received=received,
+            occurrences=len(index),
+            moves=moves or SpiltMoves(),
+        )
 
     def _bags(self, fetched: _PooledByOwner) -> Tensor:
         return fetched.received.view(-1, self.network.fields, self.network.bag_width)

@@ -123,7 +123,14 @@ class ShardedBase(StrategyBase):
         self._step += 1
         counts = self._counts(batch, fetched, row_grads)
         share_of_mean_loss = loss.detach() * (self._averaged(samples) / samples)
-        return StepResult(share_of_mean_loss, counts, row_grads.ids, grads, logits.detach(), sent.labels)
+        return StepResult(
+            loss=share_of_mean_loss,
+            counts=counts,
+            row_ids=row_grads.ids,
+            row_grads=grads,
+            out=logits.detach(),
+            targets=sent.labels,
+        )
 
     def _learn(self, fetched: Any, grad: Tensor) -> tuple[RowGradients, dict[str, Tensor]]:
         """Update rows and parameters from the gradient of the bags; returns the rows' gradients, also by column."""

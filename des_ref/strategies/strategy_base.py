@@ -63,7 +63,7 @@ class StrategyBase:
         return plan(self.name + str(self.options), self.network.model)
 
     def _new_table(self, optimizers: Optimizers, extra_columns: Mapping[str, int]) -> RowTable | TablesByWidth:
-        return self.network.new_table(optimizers.rows, optimizers.init_std, extra_columns, optimizers.lifetime)
+        return self.network.new_table(optimizers.rows, optimizers.init_std, extra_columns, lifetime=optimizers.lifetime)
 
     # -- rows -----------------------------------------------------------------------------------------------------
 

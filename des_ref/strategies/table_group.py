@@ -38,7 +38,7 @@ class GroupNetwork:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
 
-    def new_table(self, *_: Any) -> RowTable | TablesByWidth:
+    def new_table(self, *_arguments: Any, **_named: Any) -> RowTable | TablesByWidth:
         """The table of all groups."""
         return self._table
 

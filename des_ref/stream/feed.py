@@ -48,7 +48,7 @@ class Feed(Iterator[tuple[int, Batch]]):
     """
 
     def __init__(
-        self, comm: Comm, reader: Reader | None, dealt: int, share: int, stop: threading.Event, dense: int = 0
+        self, comm: Comm, reader: Reader | None, dealt: int, *, share: int, stop: threading.Event, dense: int = 0
     ) -> None:
         self._comm = comm
         self._reader = reader

@@ -211,7 +211,14 @@ class _Stream:
         elif comm.rank == 0:
             self._reader = Reader(of_text(self._open_lines(), self._batch, self._bad, integers), ahead)
         dealt, dense = (integers.fields, integers.dense_features) if integers is not None else (0, 0)
-        return Feed(comm.on_cpu("stream") if n > 1 else comm, self._reader, dealt, self._batch // n, stop, dense)
+        return Feed(
+            comm.on_cpu("stream") if n > 1 else comm,
+            self._reader,
+            dealt,
+            share=self._batch // n,
+            stop=stop,
+            dense=dense,
+        )
 
     def _open_lines(self) -> Lines:
         """The inputs, from the position where the run resumes. Reports an input that cannot be read again."""

@@ -82,7 +82,7 @@ def columns_of_concatenation(widths: Sequence[int], widest: int) -> Tensor:
     return torch.tensor(places, dtype=torch.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bags:
     """Values pooled over each bag (the ids of one field of one sample), [b, F, ...].
 

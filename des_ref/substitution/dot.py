@@ -29,6 +29,7 @@ class Dot(Operator):
         fields: int,
         width: int,
         widths: tuple[int, ...],
+        *,
         dropout: float,
         reads: Literal["none", "bottom", "all"],
         generator: torch.Generator,

@@ -79,7 +79,7 @@ class TraceSession:
     """
 
     def __init__(
-        self, options: TraceOptions, comm: Comm, strategy: Strategy, pipeline: Pipeline, model: Model, batch: int
+        self, options: TraceOptions, comm: Comm, strategy: Strategy, *, pipeline: Pipeline, model: Model, batch: int
     ) -> None:
         self._options = options
         self._comm = comm

@@ -14,7 +14,7 @@ from dessim.errors import DessimError
 
 
 def evaluate_epoch(
-    progress: Progress, validation: Examples, test: Examples, comm: Comm, strategy: Strategy, batch: int
+    progress: Progress, validation: Examples, test: Examples, *, comm: Comm, strategy: Strategy, batch: int
 ) -> dict[str, float | None]:
     """Validation scores, rounded to 5 digits. If they are the best so far, score the test samples and keep both.
 

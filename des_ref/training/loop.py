@@ -22,7 +22,7 @@ from des_ref.training.evaluation import evaluate_epoch
 from des_ref.training.source import Opened
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """The inputs of a training run. `progress` advances as it trains; `session` records a trace of its first steps."""
 
@@ -114,7 +114,7 @@ def _evaluate(run: Run, epoch: int, log: LineLog | None) -> None:
     progress = run.progress
     source = run.opened.source
     batch = run.settings.training.batch
-    scores = evaluate_epoch(progress, source.validation, source.test, run.comm, run.strategy, batch)
+    scores = evaluate_epoch(progress, source.validation, source.test, comm=run.comm, strategy=run.strategy, batch=batch)
     if run.comm.rank == 0:
         figures = "  ".join(f"{key} {value}" for key, value in scores.items() if value is not None)
         say(f"epoch {epoch + 1:3d}  loss {progress.loss:.4f}  {figures}")

@@ -30,6 +30,7 @@ def train_on_samples(
     model: Model,
     comm: Comm,
     strategy: Strategy,
+    *,
     checkpoint: Path | None,
     trace: TraceOptions | None,
     epoch_log: Path | None,
@@ -52,8 +53,22 @@ def train_on_samples(
     lane = Lane(comm.separate_group(PREFETCH)) if settings.training.pipeline else None
     pipeline = Pipeline(strategy, comm, batches, lane)
     try:
-        session = TraceSession(trace, comm, strategy, pipeline, model, batch) if trace is not None else None
-        train(Run(settings, opened, comm, strategy, pipeline, progress, session, writer, epoch_log))
+        session = None
+        if trace is not None:
+            session = TraceSession(trace, comm, strategy, pipeline=pipeline, model=model, batch=batch)
+        train(
+            Run(
+                settings=settings,
+                opened=opened,
+                comm=comm,
+                strategy=strategy,
+                pipeline=pipeline,
+                progress=progress,
+                session=session,
+                writer=writer,
+                epoch_log=epoch_log,
+            )
+        )
         if writer is not None:
             writer.finish()
     finally:
@@ -62,7 +77,7 @@ def train_on_samples(
             abandon(trace.path)
         if writer is not None:
             writer.close()
-    summary = summarise(settings, model, opened, comm, strategy, progress)
+    summary = summarise(settings, model, opened, comm=comm, strategy=strategy, progress=progress)
     summary["checkpoints"] = writer.to_json() if writer is not None else None
     return summary
 

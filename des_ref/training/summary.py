@@ -17,7 +17,7 @@ from dessim.workload.symbol_values import value_bytes
 
 
 def summarise(
-    settings: Settings, model: Model, opened: Opened, comm: Comm, strategy: Strategy, progress: Progress
+    settings: Settings, model: Model, opened: Opened, *, comm: Comm, strategy: Strategy, progress: Progress
 ) -> dict[str, Any]:
     """The JSON object of a run. Every rank calls it."""
     batch = settings.training.batch

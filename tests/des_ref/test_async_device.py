@@ -128,7 +128,14 @@ def test_a_step_lasts_until_its_loss_is_known(monkeypatch: pytest.MonkeyPatch, t
     settings = SimpleNamespace(training=SimpleNamespace(steps=2), folder=lambda log: tmp_path)
     comm = Comm(0, 1, torch.device("cpu"), "gloo")
     monkeypatch.setattr(loop, "_global_loss", lambda *a: 0.5)
-    run = loop.Run(settings, None, comm, None, SimpleNamespace(epoch=0, batch=None, step=step), progress)  # type: ignore[arg-type]
+    run = loop.Run(
+        settings=settings,
+        opened=None,
+        comm=comm,
+        strategy=None,
+        pipeline=SimpleNamespace(epoch=0, batch=None, step=step),
+        progress=progress,
+    )  # type: ignore[arg-type]
     loop._train_epoch(run, 0)
     assert progress.step_seconds == [4.0, 4.0]
 

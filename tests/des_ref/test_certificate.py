@@ -429,7 +429,7 @@ def test_gradients_of_an_id_that_no_sample_has_are_nan(ids: list[int], tiny: Pat
     network = Network(load_model(tiny), 0, torch.float64, "cpu")
     grads = {name: torch.ones(2, width, dtype=torch.float64) for name, width in network.row_widths.items()}
     none = torch.empty(0)
-    result = StepResult(none, Counts(0), torch.tensor(ids), grads, none, none)
+    result = StepResult(loss=none, counts=Counts(0), row_ids=torch.tensor(ids), row_grads=grads, out=none, targets=none)
     for grad in row_grads(network, torch.tensor([2, 3, 7]), result).values():
         if ids == [3, 7]:
             assert grad[:, 0].tolist() == [0, 1, 1]

@@ -50,7 +50,7 @@ STALE = PASSED | {
 
 @cache
 def all_cases(ranks: tuple[int, ...] = (1, 2, 4)) -> list[Case]:
-    return every_case(ranks, 30, "cpu", True, 4)
+    return every_case(ranks, 30, "cpu", pipeline=True, staleness=4)
 
 
 def die_in_the_second_case() -> None:

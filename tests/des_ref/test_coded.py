@@ -50,7 +50,7 @@ def train(comm: Comm, strategy_name: str, codes: str) -> dict[str, Any]:
     model = load_model("deepfm_ml100k")
     network = Network(model, 1, torch.float64, "cpu")
     encoding = Encoding(parse_codecs(codes), seed=5, measure_loss=True)
-    strategy = build(strategy_name, network, Optimizers(init_std=0.1), comm, encoding)
+    strategy = build(strategy_name, network, Optimizers(init_std=0.1), comm, encoding=encoding)
     strategy.marks = recorder = PlannedRecorder(comm, strategy.plan)
     symbols = strategy.plan.symbols(model.symbols(comm.world_size, BATCH) | {"s": 8.0})
     audit, data = Audit(strategy.plan, symbols), Zipf(model.input.fields, 1.7, 300, 1.05, 3)

@@ -126,7 +126,9 @@ def _certificates(peers: Path, comm: Comm) -> dict[str, Any]:
         states = [State(**state) for state in truth]
         for strategy in EXACT:
             case, model = case_of(name, strategy), model_of(name)
-            found[f"{strategy}: {name}"] = compare(case, model, comm, prefetch, batches(name), states)
+            found[f"{strategy}: {name}"] = compare(
+                case, model, comm, prefetch=prefetch, batches=batches(name), truth=states
+            )
     return found
 
 

@@ -56,7 +56,7 @@ def trained(
     """The strategy after STEPS steps, and their losses."""
     network = Network(model.trained_by(optimizers.rows.name), 1, torch.float64, comm.device)
     encoding = Encoding(parse_codecs(codecs)) if codecs else None
-    trainer = build(strategy, network, optimizers, comm, encoding)
+    trainer = build(strategy, network, optimizers, comm, encoding=encoding)
     trainer.count(lambda: samples[:1])
     losses = [trainer.step(trainer.share(batch).to(comm.device)).loss for batch in samples]
     trainer.settle()
@@ -125,7 +125,7 @@ def _certified_with_servers(world: Comm) -> list[Any]:
     is_worker = comm.rank < comm.world_size
     with emulated() if is_worker else nullcontext() as counts:
         own = replace(comm, device=EMULATED) if is_worker else comm
-        found = stale.measure(own, model, case.optimizers(), SEED, samples, case.staleness)
+        found = stale.measure(own, model, case.optimizers(), seed=SEED, batches=samples, staleness=case.staleness)
     assert counts is None or any(line.startswith("strategies/ps_async") for line in counts.waits)
     return [] if found is None else [found[name] for name in ("max_loss_diff", "max_grad_diff", "max_param_diff")]
 

@@ -51,7 +51,8 @@ def _sent(arguments: tuple[str, ...], comm: Comm) -> dict[str, tuple[float, floa
     settings = settings_from(parser("").parse_args([*arguments, "--data", "synthetic", "--steps", "12"]))
     model = settings.load_model()
     strategy = train.build_strategy(settings, model, comm)
-    sent = train_on_samples(settings, model, comm, strategy, None, None, None)["bytes_by_op"]
+    summary = train_on_samples(settings, model, comm, strategy, checkpoint=None, trace=None, epoch_log=None)
+    sent = summary["bytes_by_op"]
     planned = model_with_ids(settings.model, settings.ids)
     plan = compose(planned, settings.tables)
     symbols = plan.symbols(planned.symbols(comm.world_size, settings.training.batch))

@@ -85,7 +85,7 @@ def _trace(model: str, path: Path, comm: Comm) -> None:
     (batch,) = batches(case, loaded, comm)
     strategy = case.build(Network(loaded, SEED, torch.float64, "cpu"), comm)
     pipeline = Pipeline(strategy, comm, ((0, strategy.share(batch)) for _ in count()), None)
-    session = TraceSession(TraceOptions(path, 1, 1), comm, strategy, pipeline, loaded, len(batch))
+    session = TraceSession(TraceOptions(path, 1, 1), comm, strategy, pipeline=pipeline, model=loaded, batch=len(batch))
     while not session.done:
         session.step()
     pipeline.close()

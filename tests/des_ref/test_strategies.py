@@ -139,11 +139,13 @@ def _rank(rank: int, folder: Path) -> None:
                 optimizers = repr(case.optimizers())
                 if rank == 0 and optimizers not in truths:
                     truths[optimizers] = list(reference_states(case, model, wholes))
-                result[f"{name} {kind}"] = compare(case, model, comm, prefetch, wholes, truths.get(optimizers, ()))
+                result[f"{name} {kind}"] = compare(
+                    case, model, comm, prefetch=prefetch, batches=wholes, truth=truths.get(optimizers, ())
+                )
         result["predictions"] = _predictions(model, comm)
         batches = certify_case.batches(Case(1, 3, "", ""), model, comm)
         one_worker = comm.with_servers(2, 60.0)
-        result["one worker"] = stale.measure(one_worker, model, Optimizers(), 1, batches, staleness=3)
+        result["one worker"] = stale.measure(one_worker, model, Optimizers(), seed=1, batches=batches, staleness=3)
         for bound in (0, 2):
             result[f"slow {bound}"] = _slow_second_worker(model, comm, bound)
         comm.barrier()

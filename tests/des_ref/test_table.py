@@ -270,7 +270,9 @@ def test_meaningless_lifetimes_are_refused(settings_: dict[str, int], message: s
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_table_on_a_gpu_equals_the_one_on_the_cpu() -> None:
     tables = [
-        RowTable({"v": 2, "sum": 1}, lambda ids: {"v": first(ids)}, torch.float64, device, lifetime=Lifetime(2, 6))
+        RowTable(
+            {"v": 2, "sum": 1}, lambda ids: {"v": first(ids)}, torch.float64, device=device, lifetime=Lifetime(2, 6)
+        )
         for device in ("cpu", "cuda")
     ]
     rng = np.random.default_rng(0)

@@ -90,7 +90,7 @@ def test_batches_of_text_are_the_good_rows_in_order_with_their_positions(tmp_pat
 def _dealt(names: list[str], batch: int, comm: Comm, integers: Integers = Integers.IDS) -> list[Any]:
     reader = Reader(of_text(Lines(names, False), batch, BadRows(), integers), 2) if comm.rank == 0 else None
     share = batch // comm.world_size
-    feed = Feed(comm, reader, integers.fields, share, threading.Event(), integers.dense_features)
+    feed = Feed(comm, reader, integers.fields, share=share, stop=threading.Event(), dense=integers.dense_features)
     got = []
     for _, own in feed:
         dense = [] if own.dense is None else own.dense.tolist()
@@ -131,7 +131,7 @@ def test_an_error_of_rank_0s_reader_ends_every_worker(tmp_path: Path) -> None:
 def _stopped(comm: Comm) -> list[Any]:
     stop = threading.Event()
     reader = Reader(of_drift(DRIFT, 8, comm.rank, comm.world_size), 2)
-    feed, batches = Feed(comm, reader, 0, 4, stop), 0
+    feed, batches = Feed(comm, reader, 0, share=4, stop=stop), 0
     for _ in feed:
         batches += 1
         if comm.rank == 1 and batches == 5:
@@ -154,6 +154,6 @@ def test_the_feed_waits_for_a_stream_that_pauses() -> None:
 
     with open_comm("cpu") as comm:
         reader = Reader(batches(), 1)
-        feed = Feed(comm, reader, 0, 2, threading.Event())
+        feed = Feed(comm, reader, 0, share=2, stop=threading.Event())
         threading.Timer(0.7, go.set).start()
         assert len(list(feed)) == 1 and feed.starved_s >= 0.6 and feed.ended_by == "end of input"

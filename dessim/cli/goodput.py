@@ -46,7 +46,7 @@ def goodput(
     every_s = parse_quantity("--every", every, parse_time) if every is not None else None
     try:
         with showing_progress(time_budget) as progress:
-            result = run(machine, days, runs, seed, every_s, progress).to_json()
+            result = run(machine, days, runs, seed=seed, every=every_s, progress=progress).to_json()
     except OutOfTime as cut:
         stop_partial(cut, {"nodes": nodes, "days": days, "runs": runs}, json, "lower --days or --runs")
     if json:

@@ -100,7 +100,12 @@ def replay(
             ("cluster", cluster_line(machine)),
             ("batch", batch_of(loaded.header)),
         ]
-        write_page(html, replay_page(values, loaded.header.name, result.step_rows(), machine, question, earlier))
+        write_page(
+            html,
+            replay_page(
+                values, loaded.header.name, result.step_rows(), cluster=machine, asked=question, earlier=earlier
+            ),
+        )
     if json:
         print_json({**values, "partial": False})
     else:

@@ -131,7 +131,9 @@ def topo_import(
     from dessim.cluster.importers.compose import Wishes
     from dessim.commands.topo_import import ImportRequest, run_import
 
-    request = ImportRequest(out, fabric, node, compute, nics, Wishes(gpu, transport, nodes))
+    request = ImportRequest(
+        out, fabric=fabric, node=node, compute=compute, nics=nics, wishes=Wishes(gpu, transport, nodes)
+    )
     done = run_import(request)
     for line in done.left_out:
         print(f"left out: {line}", file=sys.stderr)

@@ -20,7 +20,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """Vertices `first .. first + count - 1`, all of one kind.
 
@@ -53,7 +53,7 @@ class Layer:
         return f"node{self.first_node + index // self.per_node}/{self.kind}{number}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Links:
     """All directed links of a cluster, one array element each.
 
@@ -117,7 +117,7 @@ class Links:
         return next((layer for layer in self.layers if layer.kind == kind), None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Block:
     """Links of one kind and one part, from vertices `src` to `dst` [n]."""
 
@@ -149,7 +149,17 @@ class LinkBuilder:
     ) -> int:
         """Add the `count` vertices of a `Layer`; return the id of the first."""
         first = sum(layer.count for layer in self.layers)
-        self.layers.append(Layer(kind, first, count, per_node, names, first_node, first_gpu))
+        self.layers.append(
+            Layer(
+                kind=kind,
+                first=first,
+                count=count,
+                per_node=per_node,
+                names=names,
+                first_node=first_node,
+                first_gpu=first_gpu,
+            )
+        )
         return first
 
     def add_links(
@@ -164,7 +174,9 @@ class LinkBuilder:
         tails = np.asarray(src, dtype=np.int64)
         heads = np.asarray(dst, dtype=np.int64)
         if len(tails):
-            self._blocks.append(_Block(kind, link, tails, heads, extra_latency, bundle))
+            self._blocks.append(
+                _Block(kind=kind, link=link, src=tails, dst=heads, extra_latency=extra_latency, bundle=bundle)
+            )
         self._n_links += len(tails)
         return first
 
@@ -190,4 +202,6 @@ class LinkBuilder:
         columns: list[NDArray[Any]] = [capacity, latency, kind, src, dst]
         for column in columns:
             column.flags.writeable = False
-        return Links(capacity, latency, kind, kinds, src, dst, tuple(self.layers))
+        return Links(
+            capacity=capacity, latency=latency, kind=kind, kinds=kinds, src=src, dst=dst, layers=tuple(self.layers)
+        )

@@ -229,6 +229,7 @@ def schedule(
     algorithm: str,
     layout: Layout,
     size: float,
+    *,
     sizes: Floats | None = None,
     options: Options | None = None,
 ) -> Iterator[Stage]:

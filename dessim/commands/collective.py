@@ -193,7 +193,9 @@ def _error_bar(request: CollectiveRequest) -> ErrorBar | None:
     # The curves of a calibration hold for NCCL's own choice.
     spread = request.cluster.transport.spread if overridden else None
     per_process = options.gpus_per_process
-    return bar_of(request.cluster, request.op, request.size, range(request.gpus), spread, per_process)
+    return bar_of(
+        request.cluster, request.op, request.size, gpus=range(request.gpus), spread=spread, gpus_per_process=per_process
+    )
 
 
 def _check_request(request: CollectiveRequest) -> None:

@@ -39,7 +39,7 @@ class GoodputArguments(Plain):
     def run(self, progress: Progress | None = None) -> Goodput:
         """The goodput of the machine. Raises UsageError and OutOfTime."""
         machine = Machine(self.nodes, self.mtbf_s, self.checkpoint_s, self.restart_s)
-        return goodput(machine, self.days, self.runs, self.seed, self.every_s, progress)
+        return goodput(machine, self.days, self.runs, seed=self.seed, every=self.every_s, progress=progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Goodput:
 
 
 def goodput(
-    machine: Machine, days: float, runs: int, seed: int, every: float | None = None, progress: Progress | None = None
+    machine: Machine, days: float, runs: int, *, seed: int, every: float | None = None, progress: Progress | None = None
 ) -> Goodput:
     """Simulate the goodput of several checkpoint intervals.
 
@@ -111,6 +111,8 @@ def goodput(
     rest = progress.within(1, 2)
     rows: list[Row] = []
     for name, interval in asked.items():
-        simulated = estimate(machine, interval, days, runs, seed, rest.within(len(rows), len(asked), "intervals"))
+        simulated = estimate(
+            machine, interval, days, runs=runs, seed=seed, progress=rest.within(len(rows), len(asked), "intervals")
+        )
         rows.append(Row(name, simulated, daly_goodput(machine, interval)))
     return Goodput(machine, days, runs, tuple(rows))

@@ -103,10 +103,10 @@ def run_projection(
         case_progress = progress.within(done, len(cases), "projections")
         servers = _servers_of(request, plan, n_gpus)
         if servers is not None:
-            row = _server_row(request, servers, routed, plan, n_gpus, case_progress)
+            row = _server_row(request, servers, routed, plan=plan, n_gpus=n_gpus, progress=case_progress)
         else:
             ahead = plan.pipelined() if request.pipeline else plan
-            row = _row(request, routed, ahead, n_gpus, host_bandwidth, case_progress)
+            row = _row(request, routed, ahead, n_gpus=n_gpus, host_bandwidth=host_bandwidth, progress=case_progress)
         rows.append(row)
         if on_row is not None:
             on_row(row)
@@ -155,6 +155,7 @@ def _row(
     request: ProjectRequest,
     routed: RouteCache,
     plan: Plan,
+    *,
     n_gpus: int,
     host_bandwidth: float | None,
     progress: Progress,
@@ -181,7 +182,7 @@ def _row(
         spill = spill_of_groups(plan, symbols, memories)
     several = request.network == "packet"
     steps, runs = (FEW_STEPS, 1) if request.rough else (STEPS, MOST_RUNS)
-    workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill, steps if several else 1)
+    workload, compute_source = step_of(job, cluster, plan, symbols, owners, spill=spill, steps=steps if several else 1)
     scenario = request.scenario
     cores = shared_cores(cluster, gpus)
 
@@ -231,6 +232,7 @@ def _server_row(
     request: ProjectRequest,
     servers: Servers,
     routed: RouteCache,
+    *,
     plan: Plan,
     n_gpus: int,
     progress: Progress,
@@ -251,7 +253,16 @@ def _server_row(
     except CapacityError as error:
         return Misfit(n_gpus, plan.strategy, batch, worker_memory, str(error))
     durations, compute_source = durations_of(job, gpu, plan, symbols, None)
-    step = step_with_servers(routed, plan, owners, symbols, durations, servers, server_memory, progress)
+    step = step_with_servers(
+        routed,
+        plan,
+        owners,
+        symbols=symbols,
+        durations=durations,
+        servers=servers,
+        memory=server_memory,
+        progress=progress,
+    )
     return Projection(
         gpus=n_gpus,
         strategy=plan.strategy,

@@ -210,7 +210,9 @@ def _left_out(row: PredictedCollective, cluster: Cluster) -> LeftOut:
 
 
 def _with_bar(row: PredictedCollective, spread: Spread | None, cluster: Cluster) -> PredictedCollective:
-    return replace(row, bar=bar_of(cluster, row.recorded.collective, row.size, list(row.recorded.ops), spread))
+    return replace(
+        row, bar=bar_of(cluster, row.recorded.collective, row.size, gpus=list(row.recorded.ops), spread=spread)
+    )
 
 
 def split_times(recorded: Sequence[Matched], algorithms: Sequence[str], trace: Trace, cluster: Cluster) -> list[Timed]:

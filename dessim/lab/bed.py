@@ -34,7 +34,7 @@ class Bed:
         Without `logs` the output is kept in the lab's own folder, which `down` removes.
         """
         logs = logs or state.root() / self.layout.name / "logs"
-        return launch.launch(self.layout, command, logs, ranks, env, timeout, echo)
+        return launch.launch(self.layout, command, logs, ranks=ranks, env=env, timeout=timeout, echo=echo)
 
     def counters(self) -> dict[int, counters.Counter]:
         """The traffic on every link since the lab came up, by the cluster's link id. Raises LabError."""

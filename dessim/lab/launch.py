@@ -50,6 +50,7 @@ def launch(
     layout: Layout,
     command: Sequence[str] | Program,
     logs: Path,
+    *,
     ranks: int | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,

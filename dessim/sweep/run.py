@@ -25,7 +25,7 @@ Runner = Callable[[Sequence[Case]], Generator[tuple[str, Outcome]]]
 """Simulates cases, and gives their outcomes by key as they arrive."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A study whose inputs have been checked: its rows, its different cases, and those of them that are left.
 
@@ -77,7 +77,15 @@ def plan_sweep(study: Path, folder: Path, shard: tuple[int, int] = (1, 1)) -> Pl
     rows, cases = resolve(read)
     known = {key: outcome for key, outcome in read_journals(folder).items() if outcome["status"] != FAILED}
     left = without(shard_of(cases, number, of), known)
-    return Plan(read, rows, cases, folder, shard, left, len(without(cases, known)) - len(left))
+    return Plan(
+        study=read,
+        rows=rows,
+        cases=cases,
+        folder=folder,
+        shard=shard,
+        left=left,
+        others=len(without(cases, known)) - len(left),
+    )
 
 
 def run_sweep(

@@ -22,7 +22,7 @@ PLANS = Path(__file__).with_name("plans.toml")
 """The shipped jobs: package data."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedJob:
     """A model on a bed whose links run at `scale` times the rates of its file, and the plans that are trained for it.
 
@@ -78,7 +78,15 @@ def _job(entry: Mapping[str, Any], name: str, table: Mapping[str, Any]) -> Plann
         for plan, chosen in settings["plans"].items()
     }
     bed = Path(entry["bed"]).stem
-    return PlannedJob(f"{bed} x {scale:g}, {name}", entry["split"], entry["bed"], scale, model, batch, plans)
+    return PlannedJob(
+        name=f"{bed} x {scale:g}, {name}",
+        split=entry["split"],
+        bed=entry["bed"],
+        scale=scale,
+        model=model,
+        batch=batch,
+        plans=plans,
+    )
 
 
 def _tables_and_strategy(chosen: str | Sequence[Any], model: Model) -> tuple[tuple[TablePlan, ...], str]:

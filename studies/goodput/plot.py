@@ -68,10 +68,10 @@ def compute(study: Mapping[str, Any], scales: Sequence[int]) -> list[Row]:
             daly = daly_interval(machine)
             best = [best_interval(machine, days, study["runs"], seed) for seed in study["seeds"]]
             at_best = [
-                estimate(machine, interval, days, study["runs"], seed)
+                estimate(machine, interval, days, runs=study["runs"], seed=seed)
                 for interval, seed in zip(best, study["seeds"], strict=True)
             ]
-            at_daly = [estimate(machine, daly, days, study["runs"], seed) for seed in study["seeds"]]
+            at_daly = [estimate(machine, daly, days, runs=study["runs"], seed=seed) for seed in study["seeds"]]
             goodput = [found.goodput for found in at_daly]
             values = (
                 *(case["name"], gpus, machine.between_failures, fmean(best), min(best), max(best)),

@@ -104,15 +104,15 @@ class StepTimes:
             cluster,
             np.arange(workers),
             np.arange(workers, workers + servers),
-            StepTraffic(
+            traffic=StepTraffic(
                 request=requests.request,
                 reply=requests.reply,
                 push=requests.push,
                 gather=seconds(roles.gather, message) + requests.reply / nic_rate,
                 merge=seconds(roles.update, message) + requests.push / nic_rate,
             ),
-            [seconds(roles.prepare, symbols) + captured.between, seconds(roles.compute, symbols)],
-            Consistency(sync=False, jitter=captured.spread, seed=seed),
+            compute=[seconds(roles.prepare, symbols) + captured.between, seconds(roles.compute, symbols)],
+            consistency=Consistency(sync=False, jitter=captured.spread, seed=seed),
             measured=-(-updates // workers),
         )
         pulled, pushed = served.versions[:updates].T

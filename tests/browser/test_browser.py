@@ -43,7 +43,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     drawing = draw(load_cluster("one-switch_16"), {"nic_up": 0.6, "nic_down": 0.2})
     shown = {**result(), "projection": projection(scales=(8, 64))}
     write_report(folder / "demo.html", shown, cluster_svg=drawing, timeline="timeline.json.gz", recorded=steps)
-    write_page(folder / "rows.html", rows_page("A table", "Which row?", ["The first."], [("command", "dessim")], ROWS))
+    write_page(
+        folder / "rows.html",
+        rows_page("A table", "Which row?", ["The first."], asked=[("command", "dessim")], rows=ROWS),
+    )
     command = ["node", str(HERE / "check.mjs"), str(folder / "demo.html"), str(folder / "rows.html")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

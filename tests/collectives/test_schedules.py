@@ -181,7 +181,7 @@ def test_errors_say_which_layout_or_choice_is_needed() -> None:
     refused("dims 3x4 are not 2 factors of 16", Collective.ALL_REDUCE, "torus_2d", Layout(16), Options(dims=(3, 4)))
     refused("--root 4 is not one of the 4 ranks", Collective.BROADCAST, "flat", Layout(4), Options(root=4))
     with pytest.raises(UsageError, match="uneven"):
-        schedule(Collective.ALL_TO_ALL, "bruck", Layout(4), 1.0, np.ones((4, 4)))
+        schedule(Collective.ALL_TO_ALL, "bruck", Layout(4), 1.0, sizes=np.ones((4, 4)))
 
 
 def test_options_without_effect_are_refused() -> None:

@@ -213,7 +213,7 @@ def test_hostile_names_are_text(projected: tuple[dict[str, Any], str, Path], no_
     earlier = Earlier(HOSTILE, {"model": HOSTILE, "cluster": "x"}, steps_of(bad)[:1])
     for page in (
         projection_page(bad, cluster, [("command", HOSTILE)], earlier),
-        rows_page(HOSTILE, HOSTILE, [HOSTILE], [(HOSTILE, HOSTILE)], [{HOSTILE: HOSTILE}]),
+        rows_page(HOSTILE, HOSTILE, [HOSTILE], asked=[(HOSTILE, HOSTILE)], rows=[{HOSTILE: HOSTILE}]),
         differences_page(_differences(HOSTILE), HOSTILE, HOSTILE, [("command", HOSTILE)]),
     ):
         html = render(page)
@@ -241,7 +241,7 @@ def test_a_replay_of_a_trace_with_hostile_names_is_text(tmp_path: Path, no_figur
 
     bad = poison(run("replay", str(small_trace(tmp_path)), "--cluster", CLUSTER))
     bad["utilisation"] = {"share": {}, "mean_share": {}, "peak_share": {}, "time_s": []}
-    html = render(replay_page(bad, HOSTILE, [], load_cluster(CLUSTER), [("trace", HOSTILE)]))
+    html = render(replay_page(bad, HOSTILE, [], cluster=load_cluster(CLUSTER), asked=[("trace", HOSTILE)]))
     assert html.count("<script") == 1 and HOSTILE in Page(html).text
 
 
@@ -257,12 +257,12 @@ def test_rows_of_any_table_have_units_and_sort_by_value() -> None:
         },
         {"strategy": "x<b>", "gpus": 64, "step_time_s": 0.5, "busbw_GBps": 300.0, "error_bar": None, "ok": True},
     ]
-    tables = Tables(render(rows_page("Sweep", "Which is fastest?", ["The first."], [], rows)))
+    tables = Tables(render(rows_page("Sweep", "Which is fastest?", ["The first."], asked=[], rows=rows)))
     head, first, second = tables.tables["Rows"]
     assert [cell[0] for cell in head] == ["strategy", "GPUs", "step time", "busbw", "error bar (80 %)", "ok"]
     assert [cell[0] for cell in first] == ["table-wise", "8", "1.2 ms", "12.5 GB/s", "± 20 %", "–"]
     assert [cell[1] for cell in second] == [None, 64.0, 0.5, 300.0, None, None] and second[0][0] == "x<b>"
-    assert "There are no rows." in Page(render(rows_page("Sweep", "Which?", ["None."], [], []))).text
+    assert "There are no rows." in Page(render(rows_page("Sweep", "Which?", ["None."], asked=[], rows=[]))).text
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,12 @@ def _draw_pcie(sheet: Sheet, cluster: Cluster, gpus: list[Box], rows: _Rows) -> 
     """NICs, PCIe switches if there are any, and the links from GPUs to these; returns the NICs."""
     node = cluster.node
     assert node.pcie is not None
-    nics = _boxes_above(sheet, node, gpus, rows.nic, "nic", node.nics, NIC)
+    nics = _boxes_above(sheet, node, gpus, y=rows.nic, word="nic", count=node.nics, fill=NIC)
     parents = nics
     if node.pcie_switches:
-        parents = _boxes_above(sheet, node, gpus, rows.pcie_switch, "PCIe switch ", node.pcie_switches, PCIE)
+        parents = _boxes_above(
+            sheet, node, gpus, y=rows.pcie_switch, word="PCIe switch ", count=node.pcie_switches, fill=PCIE
+        )
         for i, nic in enumerate(nics):
             switch = parents[min(i * node.pcie_switches // node.nics, len(parents) - 1)]
             _line_in_panel(sheet, nic.bottom, (_x_above(nic, switch), switch.y), "pcie_nic_up")
@@ -117,7 +119,7 @@ def _join_leaves(sheet: Sheet, nics: list[Box], leaves: list[Box], y: float, lea
         _line_in_panel(sheet, (nic.top[0], y), nic.top, "nic_up")
 
 
-def _boxes_above(sheet: Sheet, node: Node, gpus: list[Box], y: float, word: str, count: int, fill: str) -> list[Box]:
+def _boxes_above(sheet: Sheet, node: Node, gpus: list[Box], *, y: float, word: str, count: int, fill: str) -> list[Box]:
     """The `count` NICs or PCIe switches of a node, each above the GPUs that use it."""
     gpus_each = node.gpus // count
     boxes = []

@@ -81,7 +81,7 @@ def simgrid_platform(cluster: Cluster, gpus: IntArray, *, latency: bool = True) 
     for seconds in np.unique(extra[extra > 0]).tolist():
         policy = 'bandwidth="1e18Bps" sharing_policy="FATPIPE"'
         lines.append(f'    <link id="latency {seconds!r}s" {policy} latency="{seconds!r}s"/>')
-    lines += _routes(src, dst, flow, at, times, names, extra)
+    lines += _routes(src, dst, flow, at=at, times=times, names=names, extra=extra)
     settings = "\n".join(f'    <prop id="{key}" value="{value}"/>' for key, value in SETTINGS.items())
     return _HEAD.format(settings=settings) + "\n".join([*lines, "  </zone>", "</platform>", ""]), lost
 
@@ -116,7 +116,7 @@ def _gcd(a: Fraction, b: Fraction) -> Fraction:
 
 
 def _routes(
-    src: IntArray, dst: IntArray, flow: IntArray, at: IntArray, times: IntArray, names: list[str], extra: FloatArray
+    src: IntArray, dst: IntArray, flow: IntArray, *, at: IntArray, times: IntArray, names: list[str], extra: FloatArray
 ) -> Iterator[str]:
     bounds = np.searchsorted(flow, np.arange(len(src) + 1)).tolist()
     links = at.tolist()

@@ -33,7 +33,7 @@ class Shape:
     valiant: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class DragonflyPlus:
     """NIC i is on leaf `home[i]`; leaf l is in group `l // leaves`.
 
@@ -156,4 +156,5 @@ def build(builder: LinkBuilder, home: IntArray, shape: Shape) -> tuple[Dragonfly
     first_global = builder.add_links("global", shape.cable, first + tail, first + head, extra_latency=extra)
     local = shape.local.capacity
     cables = Cables.join((leaf, spine, local), (spine, leaf, local), (tail, head, shape.cable.capacity))
-    return DragonflyPlus(shape, home, up, down, first_global, cables), first + home
+    fabric = DragonflyPlus(shape=shape, home=home, up=up, down=down, first_global=first_global, cables=cables)
+    return fabric, first + home

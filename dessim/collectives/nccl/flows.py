@@ -53,7 +53,7 @@ class CollectiveEdges:
 
 
 def collective_edges(
-    op: Collective, algorithm: str, size: float, wire: float, setup: Setup, servers: Servers, nic: float
+    op: Collective, algorithm: str, size: float, *, wire: float, setup: Setup, servers: Servers, nic: float
 ) -> CollectiveEdges:
     """The edges of `algorithm` for S = `size` bytes.
 

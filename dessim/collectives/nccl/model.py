@@ -68,7 +68,7 @@ def run(
         return _messages(op, size, setup, c, timing)
     chosen = _choose(op, size, setup, override)
     lanes = Lanes.of(setup, chosen.protocol, size, tree=chosen.algorithm == "tree", limit=override.channels)
-    time = _time(op, chosen.algorithm, size, setup, lanes, c, timing)
+    time = _time(op, chosen.algorithm, size, setup=setup, lanes=lanes, c=c, timing=timing)
     if timing is Timing.KERNEL:
         time -= _outside_kernel(c)
     if timing is Timing.REPEATED and setup.gpus_per_process > 1:
@@ -92,7 +92,9 @@ def _choose(op: Collective, size: float, setup: Setup, override: Override) -> Ca
     return min(fit, key=lambda candidate: candidate.expected)
 
 
-def _time(op: Collective, algorithm: str, size: float, setup: Setup, lanes: Lanes, c: Values, timing: Timing) -> float:
+def _time(
+    op: Collective, algorithm: str, size: float, *, setup: Setup, lanes: Lanes, c: Values, timing: Timing
+) -> float:
     if algorithm == "tree":
         return tree.tree(size, setup, lanes, c)
     if algorithm == "nvls":

@@ -45,9 +45,11 @@ class Protocol:
     burst: float
 
 
-LL = Protocol("ll", 2.0, 32 << 10, 32 << 10, 512, 8, 4096.0)
-LL128 = Protocol("ll128", 16 / 15, 576_000, 576_000, 640, 8, 38_400.0)
-SIMPLE = Protocol("simple", 1.0, 2 << 20, 512 << 10, 512, 64, float("inf"))
+LL = Protocol("ll", wire=2.0, chunk=32 << 10, tree_chunk=32 << 10, threads=512, threshold=8, burst=4096.0)
+LL128 = Protocol("ll128", wire=16 / 15, chunk=576_000, tree_chunk=576_000, threads=640, threshold=8, burst=38_400.0)
+SIMPLE = Protocol(
+    "simple", wire=1.0, chunk=2 << 20, tree_chunk=512 << 10, threads=512, threshold=64, burst=float("inf")
+)
 PROTOCOLS = (LL, LL128, SIMPLE)
 """Chunks are an eighth of the buffers of 512 KiB, 4.7 MiB and 4 MiB; Simple's rings take four of them: src/init.cc."""
 

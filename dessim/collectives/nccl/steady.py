@@ -30,6 +30,7 @@ class SteadyRuns:
         op: Collective,
         setup: Setup,
         c: Values,
+        *,
         override: Override,
         timing: Timing = Timing.ALONE,
         curve: Curve | None = None,

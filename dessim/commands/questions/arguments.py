@@ -96,7 +96,12 @@ class ProjectArguments(Plain):
             pipeline=self.pipeline,
             graphs=self.graphs,
             servers=parse_servers(
-                self.servers, self.server_device, self.server_threads, self.staleness, self.jitter, self.seed
+                self.servers,
+                self.server_device,
+                self.server_threads,
+                staleness=self.staleness,
+                jitter=self.jitter,
+                seed=self.seed,
             ),
             codecs=parse_codecs(self.codecs) if self.codecs is not None else None,
             scenario=_scenario(self.faults, cluster),

@@ -136,7 +136,7 @@ def default_servers() -> Servers:
 
 
 def parse_servers(
-    count: str, device: str, threads: int, staleness: int | None, jitter: float, seed: int
+    count: str, device: str, threads: int, *, staleness: int | None, jitter: float, seed: int
 ) -> Servers | None:
     """Return the servers that command-line options describe; None for `IDEAL` ones.
 
@@ -187,6 +187,7 @@ def step_with_servers(
     routed: RouteCache,
     plan: Plan,
     owners: tuple[Owner, Owner],
+    *,
     symbols: Mapping[str, float],
     durations: Mapping[str, float],
     servers: Servers,
@@ -209,9 +210,9 @@ def step_with_servers(
         routed.cluster,
         np.arange(n_workers),
         servers.first_gpus(routed.cluster, n_workers),
-        others,
-        [compute_s(roles.prepare), compute_s(roles.compute)],
-        consistency,
+        traffic=others,
+        compute=[compute_s(roles.prepare), compute_s(roles.compute)],
+        consistency=consistency,
         busiest=busiest if busiest != others else None,
         folding=routed.folding,
         progress=progress,

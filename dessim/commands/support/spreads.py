@@ -68,6 +68,7 @@ def bar_of(
     cluster: Cluster,
     op: Collective,
     size: float,
+    *,
     gpus: Sequence[int],
     spread: Spread | None = None,
     gpus_per_process: int = 1,

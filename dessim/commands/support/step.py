@@ -32,6 +32,7 @@ def step_of(
     plan: Plan,
     symbols: Mapping[str, float],
     owners: Sequence[Owner],
+    *,
     spill: Spill | None = None,
     steps: int = 1,
 ) -> tuple[Workload, str]:

@@ -48,6 +48,7 @@ def replay_page(
     result: Mapping[str, Any],
     name: str,
     recorded: Sequence[Row],
+    *,
     cluster: Cluster,
     asked: Asked,
     earlier: Earlier | None = None,

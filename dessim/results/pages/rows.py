@@ -35,6 +35,7 @@ def rows_page(
     answer: Sequence[str],
     asked: Asked,
     rows: Sequence[Mapping[str, Value]],
+    *,
     plots: Sequence[tuple[Plot, str]] = (),
     first: Sequence[Block] = (),
     data: Sequence[Mapping[str, Value]] | None = None,

@@ -40,10 +40,10 @@ def sweep_page(
         f"Sweep {name}",
         f"Which point of the grid is fastest? Axes: {', '.join(map(column_title, varied)) or 'none'}",
         _answer(timed, rows, varied),
-        [*asked, *((column_title(axis), str(rows[0].get(axis, "none"))) for axis in axes if axis not in varied)],
-        _shown(timed, varied),
-        plots,
-        first,
+        asked=[*asked, *((column_title(axis), str(rows[0].get(axis, "none"))) for axis in axes if axis not in varied)],
+        rows=_shown(timed, varied),
+        plots=plots,
+        first=first,
         data=[*timed, *others],
     )
     if not others:

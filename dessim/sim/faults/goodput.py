@@ -142,7 +142,7 @@ def simulate_month(
 
 
 def estimate(
-    machine: Machine, interval: float, days: float, runs: int, seed: int, progress: Progress | None = None
+    machine: Machine, interval: float, days: float, *, runs: int, seed: int, progress: Progress | None = None
 ) -> Estimate:
     """Means over `runs` runs of `days`.
 
@@ -193,18 +193,20 @@ def best_interval(machine: Machine, days: float, runs: int, seed: int, progress:
     Young's delta / t + t / 2 M is.
     """
     interval = min(machine.between_failures, days * _DAY_S / 4)
-    best = estimate(machine, interval, days, runs, seed, progress)
+    best = estimate(machine, interval, days, runs=runs, seed=seed, progress=progress)
     while best.goodput == 0:
         if best.interval < interval / 2**20:
             raise UsageError(
                 f"no work survives: a failure every {format_time(machine.between_failures)}, while a checkpoint takes "
                 f"{format_time(machine.checkpoint)} and a restart {format_time(machine.restart)}"
             )
-        best = estimate(machine, best.interval / 2, days, runs, seed, progress)
-    while (half := estimate(machine, best.interval / 2, days, runs, seed, progress)).goodput >= best.goodput:
+        best = estimate(machine, best.interval / 2, days, runs=runs, seed=seed, progress=progress)
+    while (
+        half := estimate(machine, best.interval / 2, days, runs=runs, seed=seed, progress=progress)
+    ).goodput >= best.goodput:
         best = half
     around = [
-        estimate(machine, min(best.interval * 2**x, days * _DAY_S / 2), days, runs, seed, progress)
+        estimate(machine, min(best.interval * 2**x, days * _DAY_S / 2), days, runs=runs, seed=seed, progress=progress)
         for x in _OCTAVES.tolist()
     ]
     curve, slope, _ = np.polyfit(_OCTAVES, [near.goodput for near in around], 2)

@@ -174,7 +174,7 @@ class FluidNetwork:
         if nccl_stage is not None:
             even = self._routed(group, nccl_stage, progress)
         elif has_even_part:
-            even = self._stages(op, algorithm, options, group, size, sizes, progress)
+            even = self._stages(op, algorithm, options, group=group, size=size, sizes=sizes, progress=progress)
         more = self._excess(group, loads, progress) if loads is not None else ()
         stages: Iterable[_RoutedStage] = chain(even, more)
         for stage in stages if call is None else map(_without_latency, stages):
@@ -222,13 +222,14 @@ class FluidNetwork:
         op: Collective,
         algorithm: str,
         options: Options | None,
+        *,
         group: str,
         size: float,
         sizes: Floats | None,
         progress: Progress,
     ) -> Iterator[_RoutedStage]:
         """The stages of `op` over `group`, routed one by one as they are needed."""
-        stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes, options)
+        stages = partial(schedule, op, algorithm, self._layouts[group], size, sizes=sizes, options=options)
         total = sum(1 for _ in stages())  # a stage is cheap to make and expensive to route
         for done, stage in enumerate(stages()):
             yield from self._routed(group, stage, progress.within(done, total, "stages"))

@@ -119,7 +119,9 @@ class NcclCalls:
         run = self._runs(op, algorithm, of_group).run(size)
         if run.algorithm == _MESSAGES:
             return Call(run.name, run.microseconds * 1e-6, _busy_with_messages(op, size, setup, nic), None)
-        edges = flows.collective_edges(op, run.algorithm, size, run.protocol.wire, setup, of_group.servers, nic)
+        edges = flows.collective_edges(
+            op, run.algorithm, size, wire=run.protocol.wire, setup=setup, servers=of_group.servers, nic=nic
+        )
         return Call(run.name, run.microseconds * 1e-6, edges.seconds, edges.stage)
 
     def _runs(self, op: Collective, algorithm: str, group: NcclGroup) -> SteadyRuns:
@@ -132,7 +134,9 @@ class NcclCalls:
             asked = replace(group.setup, sharp=sharp) if name == "collnet" else group.setup
             # A calibration measures what NCCL chooses.
             curve = curve_on(self._cluster, op, group.setup) if override == Override() else None
-            group.runs[key] = SteadyRuns(op, asked, group.values, override, self._options.timing, curve)
+            group.runs[key] = SteadyRuns(
+                op, asked, group.values, override=override, timing=self._options.timing, curve=curve
+            )
         return group.runs[key]
 
     def _group(self, name: str) -> NcclGroup:

@@ -98,7 +98,7 @@ class Tuner:
 
         return fastest(
             choices,
-            lambda choice: schedule(wanted.op, choice[0], layout, wanted.size, wanted.sizes, choice[1]),
+            lambda choice: schedule(wanted.op, choice[0], layout, wanted.size, sizes=wanted.sizes, options=choice[1]),
             bound,
             price,
         )

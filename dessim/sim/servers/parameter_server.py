@@ -84,10 +84,10 @@ class _Job:
         cluster: Cluster,
         workers: IntArray,
         servers: IntArray,
+        *,
         traffic: StepTraffic,
         compute: Sequence[float],
         consistency: Consistency,
-        *,
         busiest: StepTraffic | None,
         measured: int,
         folding: bool,
@@ -173,12 +173,12 @@ class _Job:
         began = self.env.now
         while bound is not None and not self.done and self.clock[w] - min(self.clock) > bound:
             yield self.worker_advanced
-        self._note(w, "staleness bound", Phase.INPUT, Kind.P2P, began, {LATE: self.env.now - began})
+        self._note(w, "staleness bound", Phase.INPUT, kind=Kind.P2P, start=began, parts={LATE: self.env.now - began})
 
     def _compute(self, w: int, name: str, phase: Phase, seconds: float) -> Process:
         began = self.env.now
         yield self.env.timeout(seconds)
-        self._note(w, name, phase, Kind.COMPUTE, began, {COMPUTE: self.env.now - began})
+        self._note(w, name, phase, kind=Kind.COMPUTE, start=began, parts={COMPUTE: self.env.now - began})
 
     def _call(self, w: int, name: str, calls_of: Sequence[Call]) -> Generator[simpy.Event, object, list[int]]:
         """A message to every server, its service, and the reply, by server class. Returns the version of each class."""
@@ -189,7 +189,7 @@ class _Job:
         last = max(outcomes, key=lambda outcome: outcome[0])
         phase = Phase.FORWARD if calls_of[0].reply else Phase.BACKWARD
         moved = sum(size * call.moved for size, call in zip(self.channels.sizes, calls_of, strict=True))
-        self._note(w, name, phase, Kind.P2P, began, last[1], moved)
+        self._note(w, name, phase, kind=Kind.P2P, start=began, parts=last[1], size=moved)
         return [version for _, _, version in outcomes]
 
     def _call_class(self, w: int, d: int, call: Call) -> Generator[simpy.Event, object, _CallOutcome]:
@@ -242,7 +242,7 @@ class _Job:
         notice = max(float(flows.fixed[0]) for flows in self.channels.down[w])
         yield self.env.timeout(notice)
         parts = {LATE: self.env.now - began - notice, LATENCY: notice}
-        self._note(w, "barrier", Phase.OPTIMIZER, Kind.P2P, began, parts)
+        self._note(w, "barrier", Phase.OPTIMIZER, kind=Kind.P2P, start=began, parts=parts)
 
     def _end_step(self, w: int, staleness: list[int]) -> None:
         """Worker w has made a step; `staleness` is in versions, per server class."""
@@ -259,7 +259,9 @@ class _Job:
         advanced.succeed()
         self.progress.tick(min(self.steps, self.last_measured), self.last_measured, "worker_steps")
 
-    def _note(self, w: int, name: str, phase: Phase, kind: Kind, start: float, parts: Parts, size: float = 0.0) -> None:
+    def _note(
+        self, w: int, name: str, phase: Phase, *, kind: Kind, start: float, parts: Parts, size: float = 0.0
+    ) -> None:
         """Record an op that has just ended, unless it took no time."""
         if self.env.now > start:
             stream = "compute" if kind is Kind.COMPUTE else "comm"
@@ -278,10 +280,10 @@ def serve(
     cluster: Cluster,
     workers: IntArray,
     servers: IntArray,
+    *,
     traffic: StepTraffic,
     compute: Sequence[float],
     consistency: Consistency,
-    *,
     busiest: StepTraffic | None = None,
     measured: int | None = None,
     folding: bool = True,
@@ -301,9 +303,9 @@ def serve(
         cluster,
         workers,
         servers,
-        traffic.rounded,
-        [twelve_digits(seconds) for seconds in compute],
-        consistency,
+        traffic=traffic.rounded,
+        compute=[twelve_digits(seconds) for seconds in compute],
+        consistency=consistency,
         busiest=busiest.rounded if busiest else None,
         measured=measured,
         folding=folding,

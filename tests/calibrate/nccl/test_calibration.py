@@ -72,7 +72,14 @@ def test_a_slow_first_reading_does_not_lift_the_sizes_after_it() -> None:
     every[0] = replace(every[0], microseconds=12.5)
     found = calibrated(every, {}, "ib", SHIPPED)
     curve = curve_of(found.curves, "all_reduce", gpus=8, servers=1)
-    runs = SteadyRuns(Collective.ALL_REDUCE, H100, values(H100, found.factors), Override(), Timing.REPEATED, curve)
+    runs = SteadyRuns(
+        Collective.ALL_REDUCE,
+        H100,
+        values(H100, found.factors),
+        override=Override(),
+        timing=Timing.REPEATED,
+        curve=curve,
+    )
     times = [runs.run(r.size).microseconds for r in every]
     assert times == sorted(times)
     assert times[:10] == pytest.approx([10.0] * 10, rel=0.03)

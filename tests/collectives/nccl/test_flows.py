@@ -39,7 +39,7 @@ def seconds(cluster: Cluster, op: Collective, gpus: int, size: float, options: O
 @pytest.mark.parametrize("size", [8.0, 1 << 20, 1 << 30])
 def test_on_an_idle_network_the_model_is_the_time(h100: Cluster, op: Collective, gpus: int, size: float) -> None:
     setup = setup_of(h100, np.arange(gpus))
-    expected = SteadyRuns(op, setup, values_on(h100, setup), Override()).run(size).microseconds * 1e-6
+    expected = SteadyRuns(op, setup, values_on(h100, setup), override=Override()).run(size).microseconds * 1e-6
     assert seconds(h100, op, gpus, size) == pytest.approx(expected, rel=0.1)
 
 
@@ -48,7 +48,7 @@ def test_every_gpu_sends_the_bytes_of_its_algorithm(h100: Cluster, algorithm: st
     gpus = np.arange(32)
     setup = setup_of(h100, gpus)
     servers = Servers.of(h100.node_of(gpus))
-    edges = collective_edges(Collective.ALL_REDUCE, algorithm, 1e6, 1.0, setup, servers, 48e9)
+    edges = collective_edges(Collective.ALL_REDUCE, algorithm, 1e6, wire=1.0, setup=setup, servers=servers, nic=48e9)
     stage = edges.stage
     across = h100.node_of(stage.src) != h100.node_of(stage.dst)
     from_server = np.bincount(h100.node_of(stage.src[across]), stage.size[across])
@@ -61,7 +61,13 @@ def test_every_gpu_sends_the_bytes_of_its_algorithm(h100: Cluster, algorithm: st
 def test_traffic_stays_on_its_rail(h100: Cluster) -> None:
     gpus = np.arange(24)
     edges = collective_edges(
-        Collective.ALL_REDUCE, "ring", 1e6, 1.0, setup_of(h100, gpus), Servers.of(h100.node_of(gpus)), 48e9
+        Collective.ALL_REDUCE,
+        "ring",
+        1e6,
+        wire=1.0,
+        setup=setup_of(h100, gpus),
+        servers=Servers.of(h100.node_of(gpus)),
+        nic=48e9,
     )
     stage = edges.stage
     across = h100.node_of(stage.src) != h100.node_of(stage.dst)

@@ -51,7 +51,7 @@ def setups(draw: st.DrawFn) -> Setup:
 @given(setups(), st.sampled_from(OPS), st.lists(st.floats(1, 1 << 33), min_size=2, max_size=6), st.sampled_from(Timing))
 def test_more_bytes_never_take_less_time(setup: Setup, op: Collective, sizes: list[float], timing: Timing) -> None:
     for curve in (None, Curve(op, setup.n, setup.nodes, ((8.0, 1.6), (65536.0, 0.4), (1e7, 2.5)))):
-        runs = SteadyRuns(op, setup, values(setup, {}), Override(), timing, curve)
+        runs = SteadyRuns(op, setup, values(setup, {}), override=Override(), timing=timing, curve=curve)
         times = [runs.run(size).microseconds for size in sorted(sizes)]
         assert times == sorted(times) and times[0] > 0
 
@@ -138,7 +138,7 @@ def test_releases_choose_by_their_own_tables() -> None:
 def test_slingshot_copies_messages_of_up_to_192_bytes_through_the_host() -> None:
     """Published all_to_alls on 8 GPUs of two servers: 97 us for 1 KiB, 37 us for 2 KiB."""
     setup = Setup("ampere", 8, 2, 4, 240.0, "pairwise", nics=2, nic=25.0, network="slingshot")
-    runs = SteadyRuns(Collective.ALL_TO_ALL, setup, values(setup, {}), Override())
+    runs = SteadyRuns(Collective.ALL_TO_ALL, setup, values(setup, {}), override=Override())
     assert runs.run(8 * 192).microseconds - runs.run(8 * 193).microseconds == pytest.approx(4 * 15, abs=1)
     assert runs.run(1 << 20).microseconds > runs.run(8 * 193).microseconds
 

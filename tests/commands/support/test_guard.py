@@ -72,7 +72,7 @@ def test_an_impossible_plan_is_an_internal_error_with_both_bounds(plant, gpus, b
     step_of = project_module.step_of
 
     def planted(job, cluster, plan, symbols, owners: tuple[Owner, ...], spill, steps):
-        return step_of(job, cluster, plant(plan), symbols, owners, spill, steps)
+        return step_of(job, cluster, plant(plan), symbols, owners, spill=spill, steps=steps)
 
     monkeypatch.setattr(project_module, "step_of", planted)
     with pytest.raises(

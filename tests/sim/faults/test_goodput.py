@@ -54,7 +54,7 @@ def test_young_and_daly_agree_for_cheap_checkpoints() -> None:
 def test_simulated_goodput_equals_the_model_of_daly(machine: Machine, times: float) -> None:
     """Within 2 %, and within the 99.9 % confidence interval of 60 months: both must hold."""
     interval = times * daly_interval(machine)
-    simulated = estimate(machine, interval, 30, 60, seed=7)
+    simulated = estimate(machine, interval, 30, runs=60, seed=7)
     formula = daly_goodput(machine, interval)
     assert simulated.goodput == pytest.approx(formula, rel=0.02)
     assert abs(simulated.goodput - formula) < simulated.margin * 3.29 / 1.96
@@ -66,7 +66,7 @@ def test_simulated_goodput_equals_the_model_of_daly(machine: Machine, times: flo
 def test_the_best_simulated_interval_is_the_optimum_of_daly(machine: Machine) -> None:
     """Within 2 % in goodput; within 5 % in the interval itself, since the curve is flat at its maximum."""
     best = best_interval(machine, 30, 60, seed=3)
-    assert estimate(machine, best, 30, 60, seed=3).goodput == pytest.approx(
+    assert estimate(machine, best, 30, runs=60, seed=3).goodput == pytest.approx(
         daly_goodput(machine, daly_interval(machine)), rel=0.02
     )
     assert best == pytest.approx(daly_interval(machine), rel=0.05)
@@ -74,7 +74,7 @@ def test_the_best_simulated_interval_is_the_optimum_of_daly(machine: Machine) ->
 
 def test_without_failures_only_checkpoints_cost_time() -> None:
     machine = Machine(1, 1e15, 60.0, 600.0)
-    simulated = estimate(machine, 540.0, 1, 2, seed=0)
+    simulated = estimate(machine, 540.0, 1, runs=2, seed=0)
     assert simulated.goodput == pytest.approx(0.9, rel=1e-12)
     assert (simulated.failures, simulated.lost_share, simulated.restart_share) == (0, 0, 0)
     assert best_interval(machine, 1, 2, 0) == pytest.approx(DAY / 2, rel=0.01)  # the longest interval tried
@@ -133,7 +133,7 @@ def test_impossible_settings_are_refused() -> None:
     with pytest.raises(UsageError, match="--checkpoint: must be more than 0 s"):
         Machine(1, 1.0, 0.0, 1.0)
     with pytest.raises(UsageError, match="an interval of 90000 s does not fit into 1 days"):
-        estimate(LLAMA, 90_000.0, 1, 2, 0)
+        estimate(LLAMA, 90_000.0, 1, runs=2, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_what_would_take_for_ever_is_refused(machine: Machine, says: str) -> Non
     with pytest.raises(UsageError, match=says):
         best_interval(machine, 0.05 if machine.mtbf == MINUTE else 30, 2, 0)
     with pytest.raises(UsageError, match=r"a checkpoint every 1 ms.* can be simulated"):
-        estimate(Machine(1, DAY, 1e-30, 600.0), 1e-3, 30, 2, 0)
+        estimate(Machine(1, DAY, 1e-30, 600.0), 1e-3, 30, runs=2, seed=0)
 
 
 def test_a_spent_time_budget_ends_a_month() -> None:
     ticks = iter(range(10**6))
     with pytest.raises(OutOfTime):
-        estimate(LLAMA, HOUR, 30, 2, 0, Progress(budget_s=100.0, clock=lambda: float(next(ticks))))
+        estimate(LLAMA, HOUR, 30, runs=2, seed=0, progress=Progress(budget_s=100.0, clock=lambda: float(next(ticks))))

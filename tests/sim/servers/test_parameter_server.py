@@ -44,7 +44,9 @@ def run(
     n: int, s: int, traffic: StepTraffic, compute: tuple[float, float], consistency: Consistency, **more: object
 ) -> ServersResult:
     """Simulate `n` workers on the first hosts of the switch and `s` servers on the hosts after them."""
-    return serve(WIRE, np.arange(n), np.arange(n, n + s), traffic, compute, consistency, **more)  # type: ignore[arg-type]
+    return serve(
+        WIRE, np.arange(n), np.arange(n, n + s), traffic=traffic, compute=compute, consistency=consistency, **more
+    )  # type: ignore[arg-type]
 
 
 def messages(request: float, reply: float, push: float, s: int = 1) -> float:
@@ -91,9 +93,9 @@ def test_folding_keeps_the_busiest_server_apart(sync: bool) -> None:
             RAILS,
             np.arange(12),
             np.arange(16, 64, 8),
-            traffic,
-            (0.0, 100 * US),
-            Consistency(sync),
+            traffic=traffic,
+            compute=(0.0, 100 * US),
+            consistency=Consistency(sync),
             busiest=busiest,
             folding=folding,
         )
@@ -278,7 +280,16 @@ def test_folded_servers_behave_like_single_servers(
     traffic = StepTraffic(1e5, 2e6, 2e6, gather=20 * US, merge=25 * US, apply=10 * US if sync else 0.0)
     consistency = Consistency(sync, None, threads, jitter, seed)
     folded, whole = (
-        serve(rails, workers, servers, traffic, (10 * US, 100 * US), consistency, measured=2, folding=folding)
+        serve(
+            rails,
+            workers,
+            servers,
+            traffic=traffic,
+            compute=(10 * US, 100 * US),
+            consistency=consistency,
+            measured=2,
+            folding=folding,
+        )
         for folding in (True, False)
     )
     assert len(open_channels(RAILS, workers, servers).sizes) < len(servers)
@@ -308,7 +319,9 @@ def test_fan_in_slows_many_workers_at_a_servers_nic() -> None:
     traffic = StepTraffic(2e6, 1.0, 1.0, 0.1 * US, 0.1 * US)
     with_incast = dataclasses.replace(WIRE, transport=transport)
     plain, slow = (
-        serve(cluster, np.arange(8), np.arange(8, 9), traffic, (0.0, 0.0), Consistency()).step_time
+        serve(
+            cluster, np.arange(8), np.arange(8, 9), traffic=traffic, compute=(0.0, 0.0), consistency=Consistency()
+        ).step_time
         for cluster in (WIRE, with_incast)
     )
     assert slow - plain == pytest.approx(8 * 2e6 / RATE, rel=1e-6)  # half the rate, twice the time

@@ -25,6 +25,7 @@ from dessim.plan.loads import COMPUTE, MEMORY, Choice, Load, Loads
 from dessim.plan.place import Placed
 from dessim.workload.ids import IdLaw
 from dessim.workload.model import Model
+from dessim.workload.plan import Placement
 from dessim.workload.spilt import SLOT, SLOT_OF_ROW, SPILLABLE
 from dessim.workload.symbol_values import floats_of
 
@@ -80,7 +81,7 @@ def with_caches(
     for choice, of_tables in loads.by_choice.items():
         if choice.strategy not in SPILLABLE:
             continue
-        owners = {"table_wise": 1, "row_wise": loads.workers}.get(choice.strategy, choice.parts)
+        owners = _owners_of_rows(choice, loads.workers)
         floats = floats_of(model, [width // choice.column_parts for width in model.widths])
         row_bytes = floats["W"] * symbols["sr"] + floats["O"] * symbols["so"]
         for steps in _STEPS if loads.tables <= MAX_TABLES_IN_FULL else _STEPS_IF_MANY_TABLES:
@@ -92,6 +93,16 @@ def with_caches(
             if choice in shares:
                 shares[spilt] = shares[choice]
     return replace(loads, by_choice=by_choice, shares=shares, host_room=host_room)
+
+
+def _owners_of_rows(choice: Choice, workers: int) -> int:
+    """The number of workers over which the rows of a table, or of one part of it, are spread."""
+    match choice.placement:
+        case Placement.TABLES:
+            return 1
+        case Placement.SERVERS:
+            return choice.parts
+    return workers
 
 
 def _spilt(

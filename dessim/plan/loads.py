@@ -29,7 +29,16 @@ from dessim.sim.core.kernel_times import launched, op_seconds
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.codecs import PLAIN, CodecConfig
 from dessim.workload.coded_plan import coded
-from dessim.workload.composed import GROUPED, ON_SERVERS, SPILT, TablePlan, can_split_columns, compose
+from dessim.workload.composed import (
+    COLUMN_WISE,
+    GROUPED,
+    ON_SERVERS,
+    SPILT,
+    TablePlan,
+    can_split_columns,
+    compose,
+    placement_of,
+)
 from dessim.workload.memory import INDEX, result_bytes
 from dessim.workload.model import Model
 from dessim.workload.owners import hashed_shares
@@ -62,17 +71,22 @@ class Choice:
     @property
     def family(self) -> str:
         """The name by which a candidate allows it."""
-        return "column_wise" if self.strategy == "table_wise" and self.parts > 1 else self.strategy
+        return COLUMN_WISE if self.column_parts > 1 else self.strategy
+
+    @property
+    def placement(self) -> Placement:
+        """Where its rows are."""
+        return placement_of(self.strategy)
 
     @property
     def column_parts(self) -> int:
         """The number of owners among which its columns are split."""
-        return self.parts if self.strategy == "table_wise" else 1
+        return self.parts if self.placement is Placement.TABLES else 1
 
     @property
     def is_placed(self) -> bool:
         """Whether a plan names the owners of its shards."""
-        return self.strategy in ("table_wise", ON_SERVERS)
+        return self.placement in (Placement.TABLES, Placement.SERVERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +159,12 @@ def loads_of(
     """
     n = int(symbols["N"]) // replicas
     groups, refusals = {}, []
-    owners = {"table_wise": (0,), ON_SERVERS: tuple(range(server))}
+    owners = {Placement.TABLES: (0,), Placement.SERVERS: tuple(range(server))}
     for name in (*GROUPED, *([ON_SERVERS] if server else [])):
-        ranks = owners.get(name, ())
-        tables = [TablePlan(name, ranks, (width,) if name == "table_wise" else ()) for width in model.widths]
+        placement = placement_of(name)
+        ranks = owners.get(placement, ())
+        is_whole = placement is Placement.TABLES
+        tables = [TablePlan(name, ranks, (width,) if is_whole else ()) for width in model.widths]
         try:
             plan = compose(model, tables, replicas)
         except UsageError as error:
@@ -174,12 +190,12 @@ def loads_of(
         scope = of_block if group.replicas > 1 else of_job
         rates = _rates(plan, symbols, rate_of)
         fixed[name] = _fixed(plan, group, gpu, rates, graphs)
-        if name == ON_SERVERS:
+        if group.placement is Placement.SERVERS:
             whole = (_symbols(group, scope, floats[width], table) for table, width in enumerate(widths))
             of_tables = (_load(plan, group, of_table, gpu, rates) for of_table in whole)
             by_choice[Choice(name, server)] = tuple(replace(load, owned=load.owned / server) for load in of_tables)
             continue
-        for parts in splits if name == "table_wise" else [1]:
+        for parts in splits if group.placement is Placement.TABLES else [1]:
             choice = Choice(name, parts)
             by_choice[choice] = tuple(
                 _load(plan, group, _symbols(group, scope, floats[width // parts], table), gpu, rates)

@@ -9,7 +9,8 @@ import numpy as np
 
 from dessim.arrays import Bools, Floats, Ints
 from dessim.plan.loads import MEMORY, STAGES, Choice, Loads
-from dessim.workload.composed import ON_SERVERS, TablePlan
+from dessim.workload.composed import ON_SERVERS, TablePlan, placement_of
+from dessim.workload.plan import Placement
 
 _ROUNDS = 300
 _SPLITS, _TRIED = 8, 6
@@ -93,7 +94,7 @@ def split_further(
     """
     best, choices = first, list(choices)
     for _ in range(_SPLITS):
-        splits = [table for table in movable if choices[table].strategy == "table_wise"]
+        splits = [table for table in movable if choices[table].placement is Placement.TABLES]
         heavy = [(_weight(loads, choices[table], table), table) for table in splits]
         tried: list[tuple[Placed, int, Choice]] = []
         for _, table in sorted(heavy, key=lambda entry: (-entry[0], entry[1]))[:_TRIED]:
@@ -127,7 +128,7 @@ def _estimated(loads: Loads, of_strategy: Mapping[str, Floats], placed: Floats) 
     chain, traffic = loads.dense_s, loads.dense_grad_s
     for strategy, load in of_strategy.items():
         fixed = loads.fixed[strategy]
-        busiest = (load + (placed if strategy == "table_wise" else 0.0)).max(axis=0)
+        busiest = (load + (placed if placement_of(strategy) is Placement.TABLES else 0.0)).max(axis=0)
         compute, messages, inputs, _ = busiest.tolist()
         chain += max(fixed.launch, fixed.floor + compute) + fixed.messages + messages
         traffic += fixed.messages + messages + fixed.input + inputs
@@ -157,7 +158,7 @@ def _shards(loads: Loads, choices: Sequence[Choice]) -> _Shards:
     tables, rows = [], []
     for table, choice in enumerate(choices):
         load = loads.by_choice[choice][table]
-        if choice.strategy == "table_wise" and load is not None:
+        if choice.placement is Placement.TABLES and load is not None:
             tables += [table] * choice.parts
             rows += [load.owned] * choice.parts
     return _Shards(np.array(tables, dtype=np.int64), np.array(rows).reshape(-1, len(STAGES)))
@@ -170,7 +171,7 @@ def _on_servers(loads: Loads, choices: Sequence[Choice], room: Floats) -> tuple[
     None if no server has room for a table.
     """
     total, first_workers = np.zeros((loads.workers, len(STAGES))), {}
-    on_servers = [table for table, choice in enumerate(choices) if choice.strategy == ON_SERVERS]
+    on_servers = [table for table, choice in enumerate(choices) if choice.placement is Placement.SERVERS]
     for table in sorted(on_servers, key=lambda table: (-_weight(loads, choices[table], table), table)):
         server, load = choices[table].parts, loads.by_choice[choices[table]][table]
         assert load is not None

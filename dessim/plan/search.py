@@ -28,8 +28,8 @@ from dessim.plan.unfit import spill_advice, too_large
 from dessim.results.error_bar import is_tie
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
-from dessim.workload.composed import ON_SERVERS, SPILT, TablePlan
-from dessim.workload.plan import Plan
+from dessim.workload.composed import COLUMN_WISE, ON_SERVERS, SPILT, TablePlan
+from dessim.workload.plan import Placement, Plan
 from dessim.workload.plan_file import JobPlan
 
 FINALISTS = 16
@@ -83,7 +83,7 @@ def search(problem: PlanProblem, progress: Progress) -> RankedPlans:
     cluster.require(n)
     server = _server(cluster, n)
     # A pin to a server leaves its number of GPUs open; fill it in.
-    on_server = {table for table, choice in problem.pinned.items() if choice.strategy == ON_SERVERS}
+    on_server = {table for table, choice in problem.pinned.items() if choice.placement is Placement.SERVERS}
     pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in problem.pinned.items()}
     # Plans with tables on servers are simulated rank by rank, which takes 40 s for 1,024 GPUs.
     many = n > MAX_GPUS_BY_RANK and not on_server and len(set(problem.strategies) - {SPILT}) > 1
@@ -217,7 +217,7 @@ def _candidates(problem: PlanProblem, loads: Loads, progress: Progress) -> tuple
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
         if chosen is not None and placed is not None and placed.tables not in by_tables:
             by_tables[placed.tables] = placed
-            if "column_wise" in families:
+            if COLUMN_WISE in families:
                 may_split.append((placed, chosen))
     if not by_tables:
         return None

@@ -31,6 +31,7 @@ from dessim.files import read_json, write_text
 from dessim.workload.composed import ON_SERVERS, TablePlan, can_split_columns, tables_of_strategy
 from dessim.workload.model import Model
 from dessim.workload.model_sections import Strict
+from dessim.workload.plan import Placement
 from dessim.workload.plan_file import JobPlan, check_servers, table_name
 
 if TYPE_CHECKING:
@@ -136,10 +137,10 @@ def _by_one_strategy(strategy: str, model: Model, gpus: int) -> tuple[TablePlan,
 
 def _sharding(table: TablePlan, rows: int, width: int, local_ranks: Sequence[int]) -> Sharding:
     n = len(local_ranks)
-    if table.strategy == "data_parallel":
-        return Sharding(sharding_type="data_parallel", compute_kernel="dense", ranks=tuple(range(n)))
+    if table.placement is Placement.REPLICATED:
+        return Sharding(sharding_type=table.family, compute_kernel="dense", ranks=tuple(range(n)))
     ranks: Sequence[int] = table.ranks
-    if table.strategy in _BY_ROWS:
+    if table.placement is not Placement.TABLES:
         ranks = table.ranks or range(n)
         block = -(-rows // len(ranks))
         first = [min(part * block, rows) for part in range(len(ranks) + 1)]

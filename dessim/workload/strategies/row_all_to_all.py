@@ -25,7 +25,7 @@ from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import Formula, group
 from dessim.workload.model import Model
 from dessim.workload.options import Expected, Options
-from dessim.workload.plan import OwnerRole, Plan, PlannedOp, Traffic, collective
+from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.parts import (
     dense_grad,
     dense_part,
@@ -144,4 +144,9 @@ def with_options(plan: Plan, model: Model, options: Options) -> Plan:
     )
 
 
-ROW_ALL_TO_ALL = StrategySpec("row_all_to_all", build=row_all_to_all, options=("hot_rows", "look_ahead", "shampoo"))
+ROW_ALL_TO_ALL = StrategySpec(
+    "row_all_to_all",
+    build=row_all_to_all,
+    options=("hot_rows", "look_ahead", "shampoo"),
+    table_placement=Placement.HASH,
+)

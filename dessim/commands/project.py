@@ -134,12 +134,7 @@ def _servers_of(request: ProjectRequest, plan: Plan, n_gpus: int) -> Servers | N
     spec = None if plan.groups else spec_of(plan.strategy)
     if request.servers is None or spec is None or not spec.has_servers:
         return None
-    modelled = (
-        request.network == "fluid"
-        and request.scenario is None
-        and request.codecs is None
-        and "+" not in plan.strategy  # options
-    )
+    modelled = request.network == "fluid" and request.scenario is None and request.codecs is None and not plan.options
     if not request.servers.count and not modelled:
         return None
     servers = request.servers.for_workers(request.cluster, n_gpus)

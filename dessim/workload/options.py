@@ -50,13 +50,18 @@ class Options:
         return "".join(f"+{name}" if value is True else f"+{name}={value}" for name, value in settings if value)
 
 
-def parse_options(strategy: str, settings: Sequence[str], by_strategy: Mapping[str, Sequence[str]]) -> Options:
-    """The options that `settings` state behind the name of a strategy.
+def split_options(strategy: str) -> tuple[str, list[str]]:
+    """The name of a strategy, and the settings of options behind it."""
+    name, *settings = strategy.split("+")
+    return name, settings
 
-    `strategy` is the whole text; `by_strategy` gives the names of the options that each strategy takes.
-    Raises UsageError.
+
+def parse_options(strategy: str, by_strategy: Mapping[str, Sequence[str]]) -> Options:
+    """The options behind the name of a strategy.
+
+    `by_strategy` gives the names of the options that each strategy takes. Raises UsageError.
     """
-    name = strategy.partition("+")[0]
+    name, settings = split_options(strategy)
     known = by_strategy.get(name, ())
     values: dict[str, int | bool] = {}
     for setting in settings:

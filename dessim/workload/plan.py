@@ -15,6 +15,7 @@ from dessim.errors import FormulaError
 from dessim.trace.schema import PREFETCH, Collective, Kind, Phase, sent_factor
 from dessim.workload.dag import WORLD
 from dessim.workload.formula import ONE, ZERO, Formula
+from dessim.workload.options import Options
 from dessim.workload.symbols import EVEN_SHARE, OV, OWNED_VOCABULARY, WV, so, sr
 
 
@@ -204,7 +205,7 @@ class TableGroup:
 class Plan:
     """The ops of one step of one strategy, in issue order.
 
-    `strategy`: the strategy's name with its options.
+    `strategy`: the strategy's name with its options, which `options` holds.
     `caveat`: what the plan leaves out, where that matters; empty otherwise.
     `is_lower_bound`: whether a real step always takes longer than the plan's, so that it must not win a comparison.
     `pipelines`: whether ops of Phase.INPUT, which need only the samples, may run a step ahead.
@@ -221,6 +222,7 @@ class Plan:
 
     strategy: str
     ops: tuple[PlannedOp, ...]
+    options: Options = field(default_factory=Options)
     caveat: str = ""
     is_lower_bound: bool = False
     pipelines: bool = True

@@ -69,6 +69,7 @@ class StrategySpec:
             built = renamed(built, ONE_WIDTH)
         built = replace(
             built,
+            options=options,
             pipelines=self.pipelines,
             precision=model.precision.dense,
         )

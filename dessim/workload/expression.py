@@ -260,6 +260,13 @@ def _array(value: Any) -> Array:
     return np.asarray(value, dtype=np.float64)
 
 
+def _divided(first: Array, second: Array) -> Array:
+    """The quotient. Raises ZeroDivisionError where Python's division does."""
+    if not np.all(second):
+        raise ZeroDivisionError("division by zero")
+    return np.divide(first, second)
+
+
 def _least(first: Array, second: Array, *others: Array) -> Array:
     return reduce(np.minimum, (first, second, *others))
 
@@ -276,7 +283,7 @@ _ARRAYS = _Arithmetic(
         TIGHT_PLUS: np.add,
         MINUS: np.subtract,
         "*": np.multiply,
-        "/": np.divide,
+        "/": _divided,
         "**": np.vectorize(operator.pow, otypes=[np.float64]),
     },
     {

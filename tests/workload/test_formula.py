@@ -270,8 +270,10 @@ def test_arrays_of_different_shapes_broadcast():
     assert (B * log2(N)).evaluate_arrays(values).tolist() == [[0.0, 1.0, 2.0], [0.0, 2.0, 4.0]]
     with pytest.raises(FormulaError, match="'D'"):
         (B * D).evaluate_arrays(values)
+    with pytest.raises(FormulaError, match="division by zero"):
+        (1 / (1 / (N - 2))).evaluate_arrays(values)
     with pytest.raises(FormulaError, match="not a usable number"):
-        (1 / (N - 2)).evaluate_arrays(values)
+        (N * 1e30).evaluate_arrays(values)
 
 
 def test_only_zero_is_falsy():

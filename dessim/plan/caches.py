@@ -75,7 +75,8 @@ def with_caches(
 
     `bandwidth` [bytes/s] is that to the host's memory in each direction, `host_room` [bytes] the memory of all hosts.
     """
-    by_choice, shares = dict(loads.by_choice), dict(loads.shares)
+    by_choice = dict(loads.by_choice)
+    shares = dict(loads.shares)
     draws = symbols["B"] * symbols["m"]
     laws = [(law, draws * share) for law, share, _ in model.law.tables()]
     for choice, of_tables in loads.by_choice.items():

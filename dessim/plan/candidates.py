@@ -158,7 +158,8 @@ def step_of(candidate: Candidate) -> float:
 
 def recoded(problem: PlanProblem, candidate: Candidate, codecs: CodecConfig) -> Candidate | None:
     """A candidate with other codecs, simulated; None where it sends nothing that they encode, or does not fit."""
-    tables, model = candidate.tables, problem.model
+    tables = candidate.tables
+    model = problem.model
     planned = compose(model, tables, candidate.replicas) if tables else plan_of(candidate.row.strategy, model)
     with suppress(UsageError, CapacityError):
         plan, own = encoded(planned, model, codecs)

@@ -49,7 +49,8 @@ from dessim.workload.symbol_values import counts_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
 STAGES = ("compute", "messages", "input", "memory")
-COMPUTE, MEMORY = STAGES.index("compute"), STAGES.index("memory")
+COMPUTE = STAGES.index("compute")
+MEMORY = STAGES.index("memory")
 STRATEGIES = (*TABLE_STRATEGIES, SPILT)
 """Strategies that tables may have, and the word for rows in the host's memory."""
 _LEAST_COLUMNS = 16
@@ -158,7 +159,8 @@ def loads_of(
     Raises UsageError where no strategy can train the model.
     """
     n = int(symbols["N"]) // replicas
-    groups, refusals = {}, []
+    groups = {}
+    refusals = []
     owners = {Placement.TABLES: (0,), Placement.SERVERS: tuple(range(server))}
     for name in (*GROUPED, *([ON_SERVERS] if server else [])):
         placement = placement_of(name)
@@ -241,7 +243,8 @@ class _Scope:
     def block(self, model: Model, replicas: int) -> _Scope:
         """The scope of one block, where these workers are `replicas` blocks."""
         of_block = block_of(self.symbols, replicas)
-        counts, distinct = counts_by_table(model, of_block), self.symbols["U"] / self.counts["U"].sum()
+        counts = counts_by_table(model, of_block)
+        distinct = self.symbols["U"] / self.counts["U"].sum()
         names = symbols_of_blocks(self.symbols, replicas)
         own = {**of_block, **names, "U": float(distinct * counts["U"].sum())}
         return _Scope(own, counts, np.asarray(distinct * self.counts["U"]))
@@ -249,7 +252,9 @@ class _Scope:
 
 def _symbols(group: TableGroup, scope: _Scope, floats: Mapping[str, Floats], table: int) -> dict[str, float]:
     """The symbols of a scope, with those of a group whose only table is `table`. `floats` [1]: those of a row."""
-    names, job, counts = ("F", "V", "m", "u", "U"), scope.symbols, scope.counts
+    names = ("F", "V", "m", "u", "U")
+    job = scope.symbols
+    counts = scope.counts
     own = {group.symbol(name): job[name] * float(counts[name][table] / counts[name].sum()) for name in names}
     if group.replicas > 1 and scope.joint is not None:
         own[group.symbol("UR")] = float(scope.joint[table])
@@ -267,7 +272,8 @@ def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu,
     n = symbols["N"]
     owned_names = (*group.owned, *(["UR"] if group.replicas > 1 else []))
     owner = {**symbols, **{group.symbol(name): symbols[group.symbol(name)] * n for name in owned_names}}
-    everywhere, owned = np.zeros(len(STAGES)), np.zeros(len(STAGES))
+    everywhere = np.zeros(len(STAGES))
+    owned = np.zeros(len(STAGES))
     for op in plan.ops:
         if not _is_of(op, group):
             continue

@@ -51,7 +51,8 @@ def _number(path: Path, where: str, entry: dict[str, Any], names: dict[str, int]
 
 
 def _choice(path: Path, where: str, entry: dict[str, Any]) -> Choice:
-    strategy, parts = entry.get("strategy"), entry.get("parts", 1)
+    strategy = entry.get("strategy")
+    parts = entry.get("parts", 1)
     if strategy not in TABLE_STRATEGIES:
         raise FileError(path, where, f"strategy {strategy!r} is none of {', '.join(TABLE_STRATEGIES)}")
     splits_columns = strategy == COLUMN_WISE

@@ -13,8 +13,10 @@ from dessim.workload.composed import ON_SERVERS, TablePlan, placement_of
 from dessim.workload.plan import Placement
 
 _ROUNDS = 300
-_SPLITS, _TRIED = 8, 6
-"""How often shards are split, and how many are tried each time."""
+_SPLITS = 8
+"""How often shards are split."""
+_TRIED = 6
+"""How many shards each split tries."""
 _P_NORM = 12  # order of the norm that stands for the maximum
 _DIGITS = 10
 """Decimals of loads that are compared, relative to their means. The last bits differ between processors."""
@@ -92,7 +94,8 @@ def split_further(
 
     The program that chose the parts knows no owners: to it, a shard as heavy as a worker's mean load is no problem.
     """
-    best, choices = first, list(choices)
+    best = first
+    choices = list(choices)
     for _ in range(_SPLITS):
         splits = [table for table in movable if choices[table].placement is Placement.TABLES]
         heavy = [(_weight(loads, choices[table], table), table) for table in splits]
@@ -109,7 +112,8 @@ def split_further(
         placed, table, choice = min(tried, key=lambda entry: (rounded(entry[0].seconds), entry[1]))
         if placed.seconds >= best.seconds * (1 - 1e-6):
             break
-        best, choices[table] = placed, choice
+        best = placed
+        choices[table] = choice
     return best
 
 
@@ -125,7 +129,8 @@ def estimate(loads: Loads, choices: Sequence[Choice], placed: Floats) -> float:
 
 
 def _estimated(loads: Loads, of_strategy: Mapping[str, Floats], placed: Floats) -> float:
-    chain, traffic = loads.dense_s, loads.dense_grad_s
+    chain = loads.dense_s
+    traffic = loads.dense_grad_s
     for strategy, load in of_strategy.items():
         fixed = loads.fixed[strategy]
         busiest = (load + (placed if placement_of(strategy) is Placement.TABLES else 0.0)).max(axis=0)
@@ -155,7 +160,8 @@ def _by_strategy(loads: Loads, choices: Sequence[Choice]) -> dict[str, Floats]:
 
 
 def _shards(loads: Loads, choices: Sequence[Choice]) -> _Shards:
-    tables, rows = [], []
+    tables = []
+    rows = []
     for table, choice in enumerate(choices):
         load = loads.by_choice[choice][table]
         if choice.placement is Placement.TABLES and load is not None:
@@ -170,10 +176,12 @@ def _on_servers(loads: Loads, choices: Sequence[Choice], room: Floats) -> tuple[
     The heaviest table comes first. Each goes to the server with room that has the least compute and messages then.
     None if no server has room for a table.
     """
-    total, first_workers = np.zeros((loads.workers, len(STAGES))), {}
+    total = np.zeros((loads.workers, len(STAGES)))
+    first_workers = {}
     on_servers = [table for table, choice in enumerate(choices) if choice.placement is Placement.SERVERS]
     for table in sorted(on_servers, key=lambda table: (-_weight(loads, choices[table], table), table)):
-        server, load = choices[table].parts, loads.by_choice[choices[table]][table]
+        server = choices[table].parts
+        load = loads.by_choice[choices[table]][table]
         assert load is not None
         after = total[::server] + load.owned
         fits = (room - total[:, MEMORY]).reshape(-1, server).min(axis=1) >= load.owned[MEMORY]
@@ -203,10 +211,13 @@ def _greedy(shards: _Shards, room: Floats, nodes: Ints) -> Ints | None:
     weight = np.maximum(load[:, :2].max(axis=1), shards.load[:, MEMORY] / max(room.max(), 1.0))
     order = np.lexsort((np.arange(len(weight)), -np.round(weight, _DIGITS)))
     owner = np.full(len(order), -1, dtype=np.int64)
-    left, busy = room.copy(), np.zeros((len(room), MEMORY))
-    of_node, everyone = np.zeros(int(nodes.max()) + 1), np.arange(len(room))
+    left = room.copy()
+    busy = np.zeros((len(room), MEMORY))
+    of_node = np.zeros(int(nodes.max()) + 1)
+    everyone = np.arange(len(room))
     seconds = shards.load[:, :2].sum(axis=0) / shards.load[:, :2].sum()
-    tables, memory = shards.table.tolist(), shards.load[:, MEMORY].tolist()
+    tables = shards.table.tolist()
+    memory = shards.load[:, MEMORY].tolist()
     owners_of: dict[int, list[int]] = {}
     for shard in order.tolist():
         taken = owners_of.setdefault(tables[shard], [])
@@ -279,9 +290,13 @@ def _best_step(
 
     Unevenness is the norm of the workers' compute, and of their messages, in which the busiest workers count most.
     """
-    workers, busy, powers, memory = len(room), now.busy, now.powers, now.memory
+    workers = len(room)
+    busy = now.busy
+    powers = now.powers
+    memory = now.memory
     is_ours = owner == worker
-    ours, others = is_ours.nonzero()[0], (~is_ours).nonzero()[0]
+    ours = is_ours.nonzero()[0]
+    others = (~is_ours).nonzero()[0]
     # Any shard of another worker may come back in exchange, or nothing.
     everyone = np.arange(workers)
     partner = np.concatenate([owner[others], everyone[everyone != worker]])

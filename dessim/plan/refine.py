@@ -72,7 +72,8 @@ def _from(
         better = min(steps, key=lambda tables: rounded(steps[tables]), default=None)
         if better is None or steps[better] >= step_s * (1 - _GAIN):
             return
-        step_s, choices = steps[better], changed[better][1]
+        step_s = steps[better]
+        choices = changed[better][1]
 
 
 def _caches_near(loads: Loads, choice: Choice) -> tuple[int, ...]:

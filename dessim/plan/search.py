@@ -79,7 +79,8 @@ class RankedPlans:
 
 def search(problem: PlanProblem, progress: Progress) -> RankedPlans:
     """Plan a job on one number of GPUs. Raises CapacityError if nothing fits, UsageError, and OutOfTime."""
-    cluster, n = problem.cluster, problem.gpus
+    cluster = problem.cluster
+    n = problem.gpus
     cluster.require(n)
     server = _server(cluster, n)
     # A pin to a server leaves its number of GPUs open; fill it in.
@@ -177,7 +178,8 @@ def _roomier(problem: PlanProblem, loads: Loads, best: Chosen | None) -> tuple[f
     """
     if best is None:
         return None
-    widths, nodes = problem.model.widths, problem.cluster.node_of(np.arange(problem.gpus))
+    widths = problem.model.widths
+    nodes = problem.cluster.node_of(np.arange(problem.gpus))
     for room in _ROOMS:
         chosen = choose(replace(loads, room=room * loads.room), problem.strategies, problem.pinned)
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
@@ -191,7 +193,8 @@ def _candidates(problem: PlanProblem, loads: Loads, progress: Progress) -> tuple
 
     Where tables may be spilt, only the set of all strategies and the sets of a single one are tried.
     """
-    widths, nodes = problem.model.widths, problem.cluster.node_of(np.arange(problem.gpus))
+    widths = problem.model.widths
+    nodes = problem.cluster.node_of(np.arange(problem.gpus))
     best = choose(loads, problem.strategies, problem.pinned)
     if best is None:
         return None

@@ -154,19 +154,23 @@ def encoded(plan: Plan, model: Model, codecs: CodecConfig) -> tuple[Plan, CodecC
 
 def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedOp]]:
     """The ops that are launched in place of `op`, and those that follow once it has finished."""
-    name, codec = op.name, c.codec
-    rows, width = c.rows, c.width
+    name = op.name
+    codec = c.codec
+    rows = c.rows
+    width = c.width
     all_reduce = op.collective is Collective.ALL_REDUCE
     if c.flat and all_reduce and codec.summing is Sum.SCATTER:
         # Each owner sums one share of the vector: N rows.
-        rows, width = N, ceil(as_factor(c.width) / N)
+        rows = N
+        width = ceil(as_factor(c.width) / N)
     encoding = _cost(c, codec.encode, rows, width)
     if c.exact_width:
         # Copies that separate the columns which are not encoded.
         whole = product_of(rows, width + c.exact_width, s)
         encoding = encoding.plus(kernels=2, mem=2 * whole)
     last = f"{name}_encode"
-    by_owner, for_owner = op.role is OwnerRole.SENDS, op.role is OwnerRole.RECEIVES
+    by_owner = op.role is OwnerRole.SENDS
+    for_owner = op.role is OwnerRole.RECEIVES
     before = [_compute(op, last, op.deps, encoding, c.size(rows, width), by_owner)]
     if codec.varies:
         one_by_one = op.collective in (Collective.ALL_TO_ALL, Collective.REDUCE_SCATTER)

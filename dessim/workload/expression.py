@@ -47,7 +47,9 @@ class Binding(IntEnum):
     ATOM = 4  # a symbol, a number, a call, or an expression in brackets
 
 
-PLUS, MINUS, TIGHT_PLUS = " + ", " - ", "+"
+PLUS = " + "
+MINUS = " - "
+TIGHT_PLUS = "+"
 _BINDINGS = {
     PLUS: Binding.SUM,
     TIGHT_PLUS: Binding.SUM,

@@ -111,7 +111,8 @@ class Expected:
         if self.options.look_ahead:
             measured = symbols["U"] / law.unique(draws)
         # Distinct cold ids of one worker if it owned all rows, and if it owned none. It owns one row in n.
-        own = others = law.unique(draws / n, hot)
+        own = law.unique(draws / n, hot)
+        others = own
         if self.options.look_ahead and n > 1:
             # The share of a row's occurrences that look-ahead places on its owner.
             share = largest_share(law.counted(symbols["m"], symbols["B"], hot), int(n))
@@ -128,5 +129,6 @@ class Expected:
 
     def _misses(self, symbols: Mapping[str, float]) -> float:
         """Rows a step that a GPU's cache lacks, if it evicts the least recently used."""
-        n, draws = symbols["N"], symbols["B"] * symbols["m"]
+        n = symbols["N"]
+        draws = symbols["B"] * symbols["m"]
         return misses(self.law, draws, n * self.options.cache_rows, self.seen) / n

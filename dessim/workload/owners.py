@@ -89,7 +89,8 @@ def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], serve
     by_load = sorted(
         _busiest_and_others(_hashed(plan.owned, model, symbols, servers), plan.busiest_by, servers), key=_asked_for
     )
-    others, busiest = by_load[0], by_load[-1]
+    others = by_load[0]
+    busiest = by_load[-1]
     return (busiest, others) if _asked_for(busiest) > _EVEN else (MEAN, MEAN)
 
 
@@ -100,7 +101,8 @@ def _asked_for(owner: Owner) -> float:
 
 def hashed_shares(model: Model, symbols: Mapping[str, float], by: str) -> list[Floats]:
     """The share of symbol `by` (m, u, U) of each table that each worker owns by hash placement [workers]."""
-    n, draws = int(symbols["N"]), symbols["B"] * symbols["m"]
+    n = int(symbols["N"])
+    draws = symbols["B"] * symbols["m"]
     widths = model.widths
     groups = sorted(set(widths))
     shares = []
@@ -147,9 +149,11 @@ def _at_owners(owner: Sequence[int] | Ints, loads: Mapping[str, Floats], n: int)
 def _of_groups(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
     """The share of each symbol's value that each worker owns, relative to the mean [n], in a composed plan."""
     scale: dict[str, Floats] = {}
-    of_job, workers = symbols, n
+    of_job = symbols
+    workers = n
     for group in plan.groups:
-        symbols, n = block_of(of_job, group.replicas), workers // group.replicas
+        symbols = block_of(of_job, group.replicas)
+        n = workers // group.replicas
         if group.placement is Placement.TABLES:
             shares = _placed_shards(group, model, symbols, n)
         elif group.placement is Placement.SERVERS:
@@ -188,7 +192,9 @@ def _placed_shards(group: TableGroup, model: Model, symbols: Mapping[str, float]
 def _on_servers(group: TableGroup, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
     """The share of a group's values that each worker owns, relative to the mean [n], where a table's rows are spread by
     hash over the workers of its server."""
-    draws, tables, widths = symbols["B"] * symbols["m"], model.law.tables(), model.widths
+    draws = symbols["B"] * symbols["m"]
+    tables = model.law.tables()
+    widths = model.widths
     floats = floats_of(model, widths)
     distinct = sorted(set(widths))
     loads = {name: np.zeros(n) for name in (*group.owned, *(mean for mean in ONE_WIDTH if mean[1] in group.owned))}

@@ -151,7 +151,8 @@ class PlannedOp:
     def even_size(self, symbols: Mapping[str, float]) -> float:
         """S [bytes] of a collective with the same traffic whose ranks address equal shares to all ranks, themselves
         included."""
-        size, n = self.size.evaluate(symbols), self.members(symbols)
+        size = self.size.evaluate(symbols)
+        n = self.members(symbols)
         if self.local_share == EVEN_SHARE or n == 1:
             return size
         return size * (1 - self.local_share.evaluate(symbols)) * n / (n - 1)

@@ -121,7 +121,8 @@ def hot_grad(options: Options) -> Sequence[PlannedOp]:
     """The AllReduce of the gradients of the hot rows that occur in the batch."""
     if not options.hot_rows:
         return ()
-    size, deps = (U - X) * W * s, ("scatter_grad", "hot_seen")
+    size = (U - X) * W * s
+    deps = ("scatter_grad", "hot_seen")
     return (collective("hot_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.SPARSE, size, *deps),)
 
 

@@ -166,12 +166,15 @@ def _row(
     job_name = _job_name(job, plan, n_gpus)
     try:
         for gpu in gpus:
-            require(memory, gpu.memory, gpu.name, job_name, symbols, spill=host_bandwidth is not None)
+            require(memory, gpu.memory, gpu.name, what=job_name, symbols=symbols, spill=host_bandwidth is not None)
         require_hosts(cluster, by_rank(owners, [one.host for one in memories]), job_name)
     except CapacityError as error:
         return Misfit(n_gpus, plan.strategy, batch, memory, str(error))
     # `to_host` has required that all GPUs are identical where rows may spill.
-    spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
+    spill = None
+    if host_bandwidth:
+        capacity = gpus[-1].memory
+        spill = spill_of(plan, job.model, memory, symbols=symbols, capacity=capacity, bandwidth=host_bandwidth)
     if any(group.is_spilt for group in plan.groups):
         spill = spill_of_groups(plan, symbols, memories)
     several = request.network == "packet"
@@ -240,7 +243,7 @@ def _server_row(
     _, server_memory = served_memory(plan, on_server(symbols, owners[0]), servers.count)
     job_name = _job_name(job, plan, n_gpus)
     try:
-        require(worker_memory, gpu.memory, gpu.name, job_name, symbols)
+        require(worker_memory, gpu.memory, gpu.name, what=job_name, symbols=symbols)
         require_servers(server_memory, servers.device.memory, servers.device.name, job_name, servers.count)
     except CapacityError as error:
         return Misfit(n_gpus, plan.strategy, batch, worker_memory, str(error))

@@ -88,7 +88,18 @@ def with_caches(
         for steps in _STEPS if loads.tables <= MAX_TABLES_IN_FULL else _STEPS_IF_MANY_TABLES:
             spilt = replace(choice, cache=steps)
             by_choice[spilt] = tuple(
-                None if load is None else _spilt(load, choice, law, of_step, steps, owners, float(size), bandwidth)
+                None
+                if load is None
+                else _spilt(
+                    load,
+                    choice,
+                    law,
+                    draws=of_step,
+                    steps=steps,
+                    owners=owners,
+                    row_bytes=float(size),
+                    bandwidth=bandwidth,
+                )
                 for load, (law, of_step), size in zip(of_tables, laws, row_bytes, strict=True)
             )
             if choice in shares:
@@ -107,7 +118,15 @@ def _owners_of_rows(choice: Choice, workers: int) -> int:
 
 
 def _spilt(
-    load: Load, choice: Choice, law: IdLaw, draws: float, steps: int, owners: int, row_bytes: float, bandwidth: float
+    load: Load,
+    choice: Choice,
+    law: IdLaw,
+    *,
+    draws: float,
+    steps: int,
+    owners: int,
+    row_bytes: float,
+    bandwidth: float,
 ) -> Load | None:
     """The load of a table on each of its `owners` if these cache the rows of the last `steps` steps.
 

@@ -145,6 +145,7 @@ def loads_of(
     model: Model,
     symbols: Mapping[str, float],
     gpu: Gpu,
+    *,
     rate_of: RateOf,
     graphs: bool = False,
     server: int = 0,

@@ -88,7 +88,13 @@ def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes:
 
 
 def split_further(
-    loads: Loads, choices: Sequence[Choice], first: Placed, widths: Sequence[int], nodes: Ints, movable: Sequence[int]
+    loads: Loads,
+    choices: Sequence[Choice],
+    first: Placed,
+    *,
+    widths: Sequence[int],
+    nodes: Ints,
+    movable: Sequence[int],
 ) -> Placed:
     """The plan `first` of `choices`, with the heaviest shards of `movable` tables split while that makes it faster.
 
@@ -251,7 +257,9 @@ def _improved(shards: _Shards, owner: Ints, room: Floats) -> Ints:
     for _ in range(_ROUNDS):
         now = _Owned.of(shards, owner, stages, len(room))
         tops = dict.fromkeys(now.busy.round(_DIGITS).argmax(axis=0).tolist())
-        steps = [_best_step(shards, owner, stages, now, room, worker, seconds) for worker in tops]
+        steps = [
+            _best_step(shards, owner, stages, now=now, room=room, worker=worker, seconds=seconds) for worker in tops
+        ]
         best = min(steps, key=lambda step: step[0])
         if best[0] >= -_GAIN:
             break
@@ -284,7 +292,14 @@ class _Owned:
 
 
 def _best_step(
-    shards: _Shards, owner: Ints, stages: Floats, now: _Owned, room: Floats, worker: int, seconds: Floats
+    shards: _Shards,
+    owner: Ints,
+    stages: Floats,
+    *,
+    now: _Owned,
+    room: Floats,
+    worker: int,
+    seconds: Floats,
 ) -> tuple[float, list[tuple[int, int]]]:
     """The change of unevenness by the best move or swap of a shard of `worker`, and the new owner of each shard.
 

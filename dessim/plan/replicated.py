@@ -47,7 +47,14 @@ def in_replicas(problem: PlanProblem, gpu: Gpu, routed: RouteCache, server: int)
     for count in numbers(problem, server) if strategies and not problem.codecs else []:
         block = problem.gpus // count
         rates = simulated_rates(routed, problem.gpus, block)
-        loads = loads_of(problem.model, symbols, gpu.shared_by(problem.gpus), rates, problem.graphs, replicas=count)
+        loads = loads_of(
+            problem.model,
+            symbols,
+            gpu.shared_by(problem.gpus),
+            rate_of=rates,
+            graphs=problem.graphs,
+            replicas=count,
+        )
         chosen = choose(loads, strategies, problem.pinned)
         nodes = problem.cluster.node_of(np.arange(block))
         placed = place(loads, chosen.choices, problem.model.widths, nodes) if chosen is not None else None

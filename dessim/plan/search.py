@@ -97,10 +97,10 @@ def search(problem: PlanProblem, progress: Progress) -> RankedPlans:
         problem.model,
         symbols,
         gpu.shared_by(n),
-        simulated_rates(routed, n, server),
-        problem.graphs,
-        server,
-        problem.codecs,
+        rate_of=simulated_rates(routed, n, server),
+        graphs=problem.graphs,
+        server=server,
+        codecs=problem.codecs,
     )
     loads, bound, placed = _with_spilt(problem, loads, gpu, symbols, progress.within(0, 2))
     best = [*_finalists(placed), *in_replicas(problem, gpu, routed, server)]
@@ -226,6 +226,6 @@ def _candidates(problem: PlanProblem, loads: Loads, progress: Progress) -> tuple
         return None
     movable = [table for table in range(len(widths)) if table not in problem.pinned]
     for placed, chosen in sorted(may_split, key=lambda pair: rounded(pair[0].seconds))[:_SPLIT_FURTHER]:
-        better = split_further(loads, chosen.choices, placed, widths, nodes, movable)
+        better = split_further(loads, chosen.choices, placed, widths=widths, nodes=nodes, movable=movable)
         by_tables.setdefault(better.tables, better)
     return best.bound, list(by_tables.values())

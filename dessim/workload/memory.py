@@ -171,7 +171,7 @@ def require_servers(memory: Memory, capacity: float, device: str, what: str, ser
         )
 
 
-def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbols, spill: bool = False) -> None:
+def require(memory: Memory, capacity: float, gpu: str, *, what: str, symbols: Symbols, spill: bool = False) -> None:
     """Raise CapacityError unless a rank's memory fits a GPU of `capacity` bytes.
 
     With `spill` only what cannot spill must fit. `what` names the job and `gpu` the part, for the message.
@@ -195,7 +195,7 @@ def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbo
 
 
 def spill_of(
-    plan: Plan, model: Model, memory: Memory, symbols: Symbols, capacity: float, bandwidth: float
+    plan: Plan, model: Model, memory: Memory, *, symbols: Symbols, capacity: float, bandwidth: float
 ) -> Spill | None:
     """The rows that spill from a rank whose `memory.resident` fits in `capacity` bytes; None if everything fits.
 

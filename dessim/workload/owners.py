@@ -108,7 +108,8 @@ def hashed_shares(model: Model, symbols: Mapping[str, float], by: str) -> list[F
     shares = []
     for number, (part, share, hot_ids) in enumerate(model.law.tables()):
         group = groups.index(widths[number]) if len(groups) > 1 else None
-        values = _hashed_table(part, share, hot_ids, draws, n, n, number, group)[_HASHED.index(by)]
+        of_names = _hashed_table(part, share, hot_ids, draws=draws, workers=n, n=n, number=number, group=group)
+        values = of_names[_HASHED.index(by)]
         shares.append(values / values.sum())
     return shares
 
@@ -202,7 +203,9 @@ def _on_servers(group: TableGroup, model: Model, symbols: Mapping[str, float], n
         assert shard.owner is not None
         part, share, hot_ids = tables[shard.table]
         width = distinct.index(widths[shard.table]) if len(distinct) > 1 else None
-        of_names = _hashed_table(part, share, hot_ids, draws, n, group.server, shard.table, width)
+        of_names = _hashed_table(
+            part, share, hot_ids, draws=draws, workers=n, n=group.server, number=shard.table, group=width
+        )
         of_table = dict(zip(_HASHED, of_names, strict=True))
         of_table |= {"F": np.ones(group.server), "V": np.full(group.server, part.vocabulary / group.server)}
         workers = slice(shard.owner, shard.owner + group.server)
@@ -266,9 +269,8 @@ def _hashed(
     for number in range(len(tables)) if of is None else of:
         part, share, hot_ids = tables[number]
         group = groups.index(widths[number]) if floats else None
-        of_table = dict(
-            zip(_HASHED, _hashed_table(part, share, hot_ids, draws, workers, n, number, group), strict=True)
-        )
+        of_names = _hashed_table(part, share, hot_ids, draws=draws, workers=workers, n=n, number=number, group=group)
+        of_table = dict(zip(_HASHED, of_names, strict=True))
         of_table |= {name: of_table[name[1]] * floats[name[0]][number] for name in means}
         for name, load in of_table.items():
             loads[name] += load
@@ -284,7 +286,15 @@ _HASHED = ("m", "u", "U", "x", "X")
 # Candidate plans of a job hash the same tables.
 @lru_cache(maxsize=512)  # 0.6 MB each for 16,384 owners
 def _hashed_table(
-    part: ZipfLaw, share: float, hot_ids: float, draws: float, workers: int, n: int, number: int, group: int | None
+    part: ZipfLaw,
+    share: float,
+    hot_ids: float,
+    *,
+    draws: float,
+    workers: int,
+    n: int,
+    number: int,
+    group: int | None,
 ) -> tuple[Floats, ...]:
     """The `_HASHED` symbols' values of table `number` on each of `n` owners [n]."""
     bins = part.bins

@@ -8,15 +8,13 @@ unless its rows may spill to the host's memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Unpack
 
-from dessim.cluster import Cluster
 from dessim.commands.support.dedicated_servers import Servers, step_with_servers
 from dessim.commands.support.guard import least_step, worker_bytes
 from dessim.commands.support.median_step import FEW_STEPS, MOST_RUNS, STEPS, median_step
-from dessim.commands.support.project_request import ProjectOptions, ProjectRequest, check_gpus, check_request
+from dessim.commands.support.project_request import ProjectRequest, check_gpus, check_request
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import (
@@ -53,29 +51,6 @@ from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies import spec_of
 
 Row = Projection | Misfit
-
-
-def project(
-    job: Job,
-    cluster: Cluster,
-    strategies: Sequence[str],
-    gpus: Sequence[int],
-    batch_per_worker: int | None = None,
-    *,
-    progress: Progress | None = None,
-    on_row: Callable[[Row], None] | None = None,
-    **options: Unpack[ProjectOptions],
-) -> list[Row]:
-    """Project a job: `run_projection` of the `ProjectRequest` that these arguments make."""
-    request = ProjectRequest(
-        job=job,
-        cluster=cluster,
-        strategies=strategies,
-        gpus=gpus,
-        batch_per_worker=batch_per_worker,
-        **options,
-    )
-    return run_projection(request, progress, on_row)
 
 
 def run_projection(

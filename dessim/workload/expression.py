@@ -37,7 +37,7 @@ class _Arithmetic:
 class Binding(IntEnum):
     """How tightly an expression's outermost operation binds. An operand that binds too loosely is printed in brackets.
 
-    Bindings are compared; a binding + 1 stands for whatever binds more tightly.
+    Bindings are compared: an operand that must bind more tightly than `binding` needs `binding + 1` at least.
     """
 
     OPAQUE = 0  # in brackets wherever it is an operand: parsed text, negative numbers
@@ -58,7 +58,7 @@ _BINDINGS = {
     "/": Binding.PRODUCT,
     "**": Binding.POWER,
 }
-"""Signs of operations, as they are printed."""
+"""How tightly each operation binds, by its sign as it is printed."""
 
 
 # Each kind of node has its `text`, how it is printed, and its `binding`. `evaluate` returns its value; the argument
@@ -88,7 +88,7 @@ class Symbol:
     """A named value."""
 
     name: str
-    binding: ClassVar = Binding.ATOM
+    binding: ClassVar[Binding] = Binding.ATOM
 
     @property
     def text(self) -> str:
@@ -107,7 +107,7 @@ class Negative:
 
     operand: Node
     text: str = field(init=False, compare=False)
-    binding: ClassVar = Binding.OPAQUE
+    binding: ClassVar[Binding] = Binding.OPAQUE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", f"-{self.operand.text}")
@@ -118,7 +118,7 @@ class Negative:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Operations applied from left to right: `a + b - c`, `a*b/c`, or one power. All their signs bind alike."""
+    """Operations applied from left to right: `a + b - c`, `a*b/c`, or one power. All signs have the same binding."""
 
     first: Node
     rest: tuple[tuple[str, Node], ...]
@@ -146,7 +146,7 @@ class Call:
     function: str
     arguments: tuple[Node, ...]
     text: str = field(init=False, compare=False)
-    binding: ClassVar = Binding.ATOM
+    binding: ClassVar[Binding] = Binding.ATOM
 
     def __post_init__(self) -> None:
         arguments = ", ".join(argument.text for argument in self.arguments)
@@ -163,7 +163,7 @@ class Brackets:
 
     inner: Node
     text: str = field(init=False, compare=False)
-    binding: ClassVar = Binding.ATOM
+    binding: ClassVar[Binding] = Binding.ATOM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", f"({self.inner.text})")
@@ -327,8 +327,10 @@ def tree_of(tree: ast.expr, text: str, depth: int = 0) -> Node:
             sign = _SIGNS[type(op)]
             binding = _BINDINGS[sign]
             # The operations keep the order of the text: `a + (b + c)` adds b and c first.
-            first = operand_of(tree_of(left, text, depth + 1), binding + (binding is Binding.POWER))
-            return Chain(first, ((sign, operand_of(tree_of(right, text, depth + 1), binding + 1)),))
+            of_first = Binding.ATOM if binding is Binding.POWER else binding
+            first = operand_of(tree_of(left, text, depth + 1), of_first)
+            second = operand_of(tree_of(right, text, depth + 1), binding + 1)
+            return Chain(first, ((sign, second),))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _SCALARS.functions and args:
             return Call(name, tuple(tree_of(argument, text, depth + 1) for argument in args))
     allowed = ", ".join(_SCALARS.functions)

@@ -18,7 +18,6 @@ import pytest
 from dessim.cli.progress import showing_progress
 from dessim.cluster import load_cluster
 from dessim.commands.collective import run_collective
-from dessim.commands.project import project
 from dessim.commands.replay import replay
 from dessim.errors import OutOfTime, UsageError
 from dessim.sim.progress import Progress
@@ -26,6 +25,7 @@ from dessim.trace.io import load_trace
 from dessim.trace.schema import Collective
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
+from tests.projecting import project
 from tests.test_cli import PROJECT, RAIL, refused, run, small_trace
 
 UNEVEN = (Collective.ALL_TO_ALL, 16, 16e6, "direct")

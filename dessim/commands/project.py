@@ -8,15 +8,13 @@ unless its rows may spill to the host's memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Unpack
 
-from dessim.cluster import Cluster
 from dessim.commands.support.dedicated_servers import Servers, step_with_servers
 from dessim.commands.support.guard import least_step, worker_bytes
 from dessim.commands.support.median_step import FEW_STEPS, MOST_RUNS, STEPS, median_step
-from dessim.commands.support.project_request import ProjectOptions, ProjectRequest, check_gpus, check_request
+from dessim.commands.support.project_request import ProjectRequest, check_gpus, check_request
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import (
@@ -53,29 +51,6 @@ from dessim.workload.strategies import plan as plan_of
 from dessim.workload.strategies import spec_of
 
 Row = Projection | Misfit
-
-
-def project(
-    job: Job,
-    cluster: Cluster,
-    strategies: Sequence[str],
-    gpus: Sequence[int],
-    batch_per_worker: int | None = None,
-    *,
-    progress: Progress | None = None,
-    on_row: Callable[[Row], None] | None = None,
-    **options: Unpack[ProjectOptions],
-) -> list[Row]:
-    """Project a job: `run_projection` of the `ProjectRequest` that these arguments make."""
-    request = ProjectRequest(
-        job=job,
-        cluster=cluster,
-        strategies=strategies,
-        gpus=gpus,
-        batch_per_worker=batch_per_worker,
-        **options,
-    )
-    return run_projection(request, progress, on_row)
 
 
 def run_projection(
@@ -134,12 +109,7 @@ def _servers_of(request: ProjectRequest, plan: Plan, n_gpus: int) -> Servers | N
     spec = None if plan.groups else spec_of(plan.strategy)
     if request.servers is None or spec is None or not spec.has_servers:
         return None
-    modelled = (
-        request.network == "fluid"
-        and request.scenario is None
-        and request.codecs is None
-        and "+" not in plan.strategy  # options
-    )
+    modelled = request.network == "fluid" and request.scenario is None and request.codecs is None and not plan.options
     if not request.servers.count and not modelled:
         return None
     servers = request.servers.for_workers(request.cluster, n_gpus)
@@ -172,12 +142,15 @@ def _row(
     job_name = _job_name(job, plan, n_gpus)
     try:
         for gpu in gpus:
-            require(memory, gpu.memory, gpu.name, job_name, symbols, spill=host_bandwidth is not None)
+            require(memory, gpu.memory, gpu.name, what=job_name, symbols=symbols, spill=host_bandwidth is not None)
         require_hosts(cluster, by_rank(owners, [one.host for one in memories]), job_name)
     except CapacityError as error:
         return Misfit(n_gpus, plan.strategy, batch, memory, str(error))
     # `to_host` has required that all GPUs are identical where rows may spill.
-    spill = spill_of(plan, job.model, memory, symbols, gpus[-1].memory, host_bandwidth) if host_bandwidth else None
+    spill = None
+    if host_bandwidth:
+        capacity = gpus[-1].memory
+        spill = spill_of(plan, job.model, memory, symbols=symbols, capacity=capacity, bandwidth=host_bandwidth)
     if any(group.is_spilt for group in plan.groups):
         spill = spill_of_groups(plan, symbols, memories)
     several = request.network == "packet"
@@ -248,7 +221,7 @@ def _server_row(
     _, server_memory = served_memory(plan, on_server(symbols, owners[0]), servers.count)
     job_name = _job_name(job, plan, n_gpus)
     try:
-        require(worker_memory, gpu.memory, gpu.name, job_name, symbols)
+        require(worker_memory, gpu.memory, gpu.name, what=job_name, symbols=symbols)
         require_servers(server_memory, servers.device.memory, servers.device.name, job_name, servers.count)
     except CapacityError as error:
         return Misfit(n_gpus, plan.strategy, batch, worker_memory, str(error))

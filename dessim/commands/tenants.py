@@ -194,7 +194,7 @@ def _price(table: JobTable, cluster: Cluster) -> _PricedJob:
     symbols = plan.symbols(job.symbols(table.n_gpus, table.batch_per_worker))
     job_name = f"job {table.name!r}, {plan.strategy} of {job.model.name} on {table.n_gpus:,} GPUs"
     owners = owners_of(plan, job.model, symbols)
-    require(memory_of(plan, symbols, owners), gpu.memory, gpu.name, job_name, symbols)
+    require(memory_of(plan, symbols, owners), gpu.memory, gpu.name, what=job_name, symbols=symbols)
     workload, compute_source = step_of(job, cluster, plan, symbols, owners)
     tenant = Tenant(
         name=table.name,

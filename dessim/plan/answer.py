@@ -15,7 +15,8 @@ def planned(job: Job, cluster: Cluster, gpus: int, batch_per_gpu: int) -> dict[s
     best = scale.plans.best
     alone = [candidate.row for candidate in scale.plans.candidates if not candidate.tables]
     fastest = max(alone, key=lambda row: row.samples_per_s) if alone else None
-    bar, step_s = best.row.bar, best.row.breakdown.step_time_s
+    bar = best.row.bar
+    step_s = best.row.breakdown.step_time_s
     ends = None if bar is None else [scale.plans.batch / seconds for seconds in reversed(bar.interval(step_s))]
     return {
         "model": job.model.name,

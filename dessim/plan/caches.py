@@ -25,6 +25,7 @@ from dessim.plan.loads import COMPUTE, MEMORY, Choice, Load, Loads
 from dessim.plan.place import Placed
 from dessim.workload.ids import IdLaw
 from dessim.workload.model import Model
+from dessim.workload.plan import Placement
 from dessim.workload.spilt import SLOT, SLOT_OF_ROW, SPILLABLE
 from dessim.workload.symbol_values import floats_of
 
@@ -74,19 +75,31 @@ def with_caches(
 
     `bandwidth` [bytes/s] is that to the host's memory in each direction, `host_room` [bytes] the memory of all hosts.
     """
-    by_choice, shares = dict(loads.by_choice), dict(loads.shares)
+    by_choice = dict(loads.by_choice)
+    shares = dict(loads.shares)
     draws = symbols["B"] * symbols["m"]
     laws = [(law, draws * share) for law, share, _ in model.law.tables()]
     for choice, of_tables in loads.by_choice.items():
         if choice.strategy not in SPILLABLE:
             continue
-        owners = {"table_wise": 1, "row_wise": loads.workers}.get(choice.strategy, choice.parts)
+        owners = _owners_of_rows(choice, loads.workers)
         floats = floats_of(model, [width // choice.column_parts for width in model.widths])
         row_bytes = floats["W"] * symbols["sr"] + floats["O"] * symbols["so"]
         for steps in _STEPS if loads.tables <= MAX_TABLES_IN_FULL else _STEPS_IF_MANY_TABLES:
             spilt = replace(choice, cache=steps)
             by_choice[spilt] = tuple(
-                None if load is None else _spilt(load, choice, law, of_step, steps, owners, float(size), bandwidth)
+                None
+                if load is None
+                else _spilt(
+                    load,
+                    choice,
+                    law,
+                    draws=of_step,
+                    steps=steps,
+                    owners=owners,
+                    row_bytes=float(size),
+                    bandwidth=bandwidth,
+                )
                 for load, (law, of_step), size in zip(of_tables, laws, row_bytes, strict=True)
             )
             if choice in shares:
@@ -94,8 +107,26 @@ def with_caches(
     return replace(loads, by_choice=by_choice, shares=shares, host_room=host_room)
 
 
+def _owners_of_rows(choice: Choice, workers: int) -> int:
+    """The number of workers over which the rows of a table, or of one part of it, are spread."""
+    match choice.placement:
+        case Placement.TABLES:
+            return 1
+        case Placement.SERVERS:
+            return choice.parts
+    return workers
+
+
 def _spilt(
-    load: Load, choice: Choice, law: IdLaw, draws: float, steps: int, owners: int, row_bytes: float, bandwidth: float
+    load: Load,
+    choice: Choice,
+    law: IdLaw,
+    *,
+    draws: float,
+    steps: int,
+    owners: int,
+    row_bytes: float,
+    bandwidth: float,
 ) -> Load | None:
     """The load of a table on each of its `owners` if these cache the rows of the last `steps` steps.
 

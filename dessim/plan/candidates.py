@@ -158,7 +158,8 @@ def step_of(candidate: Candidate) -> float:
 
 def recoded(problem: PlanProblem, candidate: Candidate, codecs: CodecConfig) -> Candidate | None:
     """A candidate with other codecs, simulated; None where it sends nothing that they encode, or does not fit."""
-    tables, model = candidate.tables, problem.model
+    tables = candidate.tables
+    model = problem.model
     planned = compose(model, tables, candidate.replicas) if tables else plan_of(candidate.row.strategy, model)
     with suppress(UsageError, CapacityError):
         plan, own = encoded(planned, model, codecs)
@@ -213,7 +214,15 @@ def refined(problem: PlanProblem, loads: Loads, simulated: Sequence[Candidate]) 
     of_tables = [(tables, one) for one in ours if (tables := _tables_of(problem, one))]
     starts = {tables: one.row.breakdown.step_time_s for tables, one in of_tables[:_STARTS]}
     nodes = problem.cluster.node_of(np.arange(problem.gpus))
-    refine(loads, starts, problem.strategies, problem.pinned, problem.model.widths, nodes, simulated_steps)
+    refine(
+        loads,
+        starts,
+        problem.strategies,
+        pinned=problem.pinned,
+        widths=problem.model.widths,
+        nodes=nodes,
+        simulate=simulated_steps,
+    )
     return further
 
 

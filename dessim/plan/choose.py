@@ -107,7 +107,8 @@ def choose(loads: Loads, families: Collection[str], pinned: Mapping[int, Choice]
     program = _Program()
     x = [{choice: program.variable(whole=True) for choice in of_table} for of_table in options]
     step = program.variable()
-    chain, traffic = {step: 1.0}, {step: 1.0}
+    chain = {step: 1.0}
+    traffic = {step: 1.0}
     memory: dict[int, float] = {}
     hosts: dict[int, float] = {}
     for of_table in x:
@@ -178,7 +179,8 @@ def _stages(
     start = {"compute": fixed.floor, "messages": fixed.messages, "input": fixed.input}
     stages = {}
     for number, stage in enumerate(_TIMED):
-        seconds, everywhere = program.variable(), program.variable()
+        seconds = program.variable()
+        everywhere = program.variable()
         stages[stage] = seconds
         of = [(table, choice, variable, _load(loads, choice, table)) for table, choice, variable in ours]
         program.row({everywhere: 1.0} | {v: -_MS * load.everywhere[number] for _, _, v, load in of}, 0.0, 0.0)

@@ -20,6 +20,7 @@ from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
 from dessim.workload.codecs import PLAIN, Buffer, CodecConfig, parse_codec
 from dessim.workload.coded_plan import require_floats
+from dessim.workload.composed import COLUMN_WISE
 
 Allowed = Mapping[Buffer, Sequence[str]]
 """The codecs that each kind of values may have, as text, in the order in which the user names them."""
@@ -86,12 +87,12 @@ def _with(problem: PlanProblem, codecs: CodecConfig) -> PlanProblem:
     """The problem with these codecs. They encode whole rows, so no columns are split. Raises UsageError."""
     if not set(codecs.by_buffer) - {Buffer.DENSE}:
         return replace(problem, codecs=codecs)
-    split = [table for table, choice in problem.pinned.items() if choice.family == "column_wise"]
+    split = [table for table, choice in problem.pinned.items() if choice.family == COLUMN_WISE]
     if split:
         raise UsageError(
             f"--codecs {codecs}: codecs encode whole rows, and --keep splits the columns of table {split[0]}"
         )
-    strategies = [name for name in problem.strategies if name != "column_wise"]
+    strategies = [name for name in problem.strategies if name != COLUMN_WISE]
     return replace(problem, codecs=codecs, strategies=strategies)
 
 

@@ -29,7 +29,16 @@ from dessim.sim.core.kernel_times import launched, op_seconds
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.codecs import PLAIN, CodecConfig
 from dessim.workload.coded_plan import coded
-from dessim.workload.composed import GROUPED, ON_SERVERS, SPILT, TablePlan, can_split_columns, compose
+from dessim.workload.composed import (
+    COLUMN_WISE,
+    GROUPED,
+    ON_SERVERS,
+    SPILT,
+    TablePlan,
+    can_split_columns,
+    compose,
+    placement_of,
+)
 from dessim.workload.memory import INDEX, result_bytes
 from dessim.workload.model import Model
 from dessim.workload.owners import hashed_shares
@@ -40,7 +49,8 @@ from dessim.workload.symbol_values import counts_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
 STAGES = ("compute", "messages", "input", "memory")
-COMPUTE, MEMORY = STAGES.index("compute"), STAGES.index("memory")
+COMPUTE = STAGES.index("compute")
+MEMORY = STAGES.index("memory")
 STRATEGIES = (*TABLE_STRATEGIES, SPILT)
 """Strategies that tables may have, and the word for rows in the host's memory."""
 _LEAST_COLUMNS = 16
@@ -62,17 +72,22 @@ class Choice:
     @property
     def family(self) -> str:
         """The name by which a candidate allows it."""
-        return "column_wise" if self.strategy == "table_wise" and self.parts > 1 else self.strategy
+        return COLUMN_WISE if self.column_parts > 1 else self.strategy
+
+    @property
+    def placement(self) -> Placement:
+        """Where its rows are."""
+        return placement_of(self.strategy)
 
     @property
     def column_parts(self) -> int:
         """The number of owners among which its columns are split."""
-        return self.parts if self.strategy == "table_wise" else 1
+        return self.parts if self.placement is Placement.TABLES else 1
 
     @property
     def is_placed(self) -> bool:
         """Whether a plan names the owners of its shards."""
-        return self.strategy in ("table_wise", ON_SERVERS)
+        return self.placement in (Placement.TABLES, Placement.SERVERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,7 @@ def loads_of(
     model: Model,
     symbols: Mapping[str, float],
     gpu: Gpu,
+    *,
     rate_of: RateOf,
     graphs: bool = False,
     server: int = 0,
@@ -144,11 +160,14 @@ def loads_of(
     Raises UsageError where no strategy can train the model.
     """
     n = int(symbols["N"]) // replicas
-    groups, refusals = {}, []
-    owners = {"table_wise": (0,), ON_SERVERS: tuple(range(server))}
+    groups = {}
+    refusals = []
+    owners = {Placement.TABLES: (0,), Placement.SERVERS: tuple(range(server))}
     for name in (*GROUPED, *([ON_SERVERS] if server else [])):
-        ranks = owners.get(name, ())
-        tables = [TablePlan(name, ranks, (width,) if name == "table_wise" else ()) for width in model.widths]
+        placement = placement_of(name)
+        ranks = owners.get(placement, ())
+        is_whole = placement is Placement.TABLES
+        tables = [TablePlan(name, ranks, (width,) if is_whole else ()) for width in model.widths]
         try:
             plan = compose(model, tables, replicas)
         except UsageError as error:
@@ -174,12 +193,12 @@ def loads_of(
         scope = of_block if group.replicas > 1 else of_job
         rates = _rates(plan, symbols, rate_of)
         fixed[name] = _fixed(plan, group, gpu, rates, graphs)
-        if name == ON_SERVERS:
+        if group.placement is Placement.SERVERS:
             whole = (_symbols(group, scope, floats[width], table) for table, width in enumerate(widths))
             of_tables = (_load(plan, group, of_table, gpu, rates) for of_table in whole)
             by_choice[Choice(name, server)] = tuple(replace(load, owned=load.owned / server) for load in of_tables)
             continue
-        for parts in splits if name == "table_wise" else [1]:
+        for parts in splits if group.placement is Placement.TABLES else [1]:
             choice = Choice(name, parts)
             by_choice[choice] = tuple(
                 _load(plan, group, _symbols(group, scope, floats[width // parts], table), gpu, rates)
@@ -225,7 +244,8 @@ class _Scope:
     def block(self, model: Model, replicas: int) -> _Scope:
         """The scope of one block, where these workers are `replicas` blocks."""
         of_block = block_of(self.symbols, replicas)
-        counts, distinct = counts_by_table(model, of_block), self.symbols["U"] / self.counts["U"].sum()
+        counts = counts_by_table(model, of_block)
+        distinct = self.symbols["U"] / self.counts["U"].sum()
         names = symbols_of_blocks(self.symbols, replicas)
         own = {**of_block, **names, "U": float(distinct * counts["U"].sum())}
         return _Scope(own, counts, np.asarray(distinct * self.counts["U"]))
@@ -233,7 +253,9 @@ class _Scope:
 
 def _symbols(group: TableGroup, scope: _Scope, floats: Mapping[str, Floats], table: int) -> dict[str, float]:
     """The symbols of a scope, with those of a group whose only table is `table`. `floats` [1]: those of a row."""
-    names, job, counts = ("F", "V", "m", "u", "U"), scope.symbols, scope.counts
+    names = ("F", "V", "m", "u", "U")
+    job = scope.symbols
+    counts = scope.counts
     own = {group.symbol(name): job[name] * float(counts[name][table] / counts[name].sum()) for name in names}
     if group.replicas > 1 and scope.joint is not None:
         own[group.symbol("UR")] = float(scope.joint[table])
@@ -251,7 +273,8 @@ def _load(plan: Plan, group: TableGroup, symbols: Mapping[str, float], gpu: Gpu,
     n = symbols["N"]
     owned_names = (*group.owned, *(["UR"] if group.replicas > 1 else []))
     owner = {**symbols, **{group.symbol(name): symbols[group.symbol(name)] * n for name in owned_names}}
-    everywhere, owned = np.zeros(len(STAGES)), np.zeros(len(STAGES))
+    everywhere = np.zeros(len(STAGES))
+    owned = np.zeros(len(STAGES))
     for op in plan.ops:
         if not _is_of(op, group):
             continue

@@ -14,8 +14,10 @@ from typing import Any
 from dessim.errors import FileError
 from dessim.files import read_toml
 from dessim.plan.loads import Choice
+from dessim.workload.composed import COLUMN_WISE
 from dessim.workload.model import Model
 from dessim.workload.plan_file import TABLE_STRATEGIES
+from dessim.workload.strategies.sharded import TABLE_WISE
 
 _KEYS = ("name", "table", "strategy", "parts")
 
@@ -49,9 +51,11 @@ def _number(path: Path, where: str, entry: dict[str, Any], names: dict[str, int]
 
 
 def _choice(path: Path, where: str, entry: dict[str, Any]) -> Choice:
-    strategy, parts = entry.get("strategy"), entry.get("parts", 1)
+    strategy = entry.get("strategy")
+    parts = entry.get("parts", 1)
     if strategy not in TABLE_STRATEGIES:
         raise FileError(path, where, f"strategy {strategy!r} is none of {', '.join(TABLE_STRATEGIES)}")
-    if (strategy == "column_wise") != (parts != 1) or not isinstance(parts, int) or parts < 1 or parts & (parts - 1):
+    splits_columns = strategy == COLUMN_WISE
+    if splits_columns != (parts != 1) or not isinstance(parts, int) or parts < 1 or parts & (parts - 1):
         raise FileError(path, where, "parts is for column_wise, a power of two above 1, such as parts = 4")
-    return Choice("table_wise" if strategy == "column_wise" else strategy, parts)
+    return Choice(TABLE_WISE.name if splits_columns else strategy, parts)

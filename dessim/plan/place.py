@@ -9,11 +9,14 @@ import numpy as np
 
 from dessim.arrays import Bools, Floats, Ints
 from dessim.plan.loads import MEMORY, STAGES, Choice, Loads
-from dessim.workload.composed import ON_SERVERS, TablePlan
+from dessim.workload.composed import ON_SERVERS, TablePlan, placement_of
+from dessim.workload.plan import Placement
 
 _ROUNDS = 300
-_SPLITS, _TRIED = 8, 6
-"""How often shards are split, and how many are tried each time."""
+_SPLITS = 8
+"""How often shards are split."""
+_TRIED = 6
+"""How many shards each split tries."""
 _P_NORM = 12  # order of the norm that stands for the maximum
 _DIGITS = 10
 """Decimals of loads that are compared, relative to their means. The last bits differ between processors."""
@@ -85,15 +88,22 @@ def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes:
 
 
 def split_further(
-    loads: Loads, choices: Sequence[Choice], first: Placed, widths: Sequence[int], nodes: Ints, movable: Sequence[int]
+    loads: Loads,
+    choices: Sequence[Choice],
+    first: Placed,
+    *,
+    widths: Sequence[int],
+    nodes: Ints,
+    movable: Sequence[int],
 ) -> Placed:
     """The plan `first` of `choices`, with the heaviest shards of `movable` tables split while that makes it faster.
 
     The program that chose the parts knows no owners: to it, a shard as heavy as a worker's mean load is no problem.
     """
-    best, choices = first, list(choices)
+    best = first
+    choices = list(choices)
     for _ in range(_SPLITS):
-        splits = [table for table in movable if choices[table].strategy == "table_wise"]
+        splits = [table for table in movable if choices[table].placement is Placement.TABLES]
         heavy = [(_weight(loads, choices[table], table), table) for table in splits]
         tried: list[tuple[Placed, int, Choice]] = []
         for _, table in sorted(heavy, key=lambda entry: (-entry[0], entry[1]))[:_TRIED]:
@@ -108,7 +118,8 @@ def split_further(
         placed, table, choice = min(tried, key=lambda entry: (rounded(entry[0].seconds), entry[1]))
         if placed.seconds >= best.seconds * (1 - 1e-6):
             break
-        best, choices[table] = placed, choice
+        best = placed
+        choices[table] = choice
     return best
 
 
@@ -124,10 +135,11 @@ def estimate(loads: Loads, choices: Sequence[Choice], placed: Floats) -> float:
 
 
 def _estimated(loads: Loads, of_strategy: Mapping[str, Floats], placed: Floats) -> float:
-    chain, traffic = loads.dense_s, loads.dense_grad_s
+    chain = loads.dense_s
+    traffic = loads.dense_grad_s
     for strategy, load in of_strategy.items():
         fixed = loads.fixed[strategy]
-        busiest = (load + (placed if strategy == "table_wise" else 0.0)).max(axis=0)
+        busiest = (load + (placed if placement_of(strategy) is Placement.TABLES else 0.0)).max(axis=0)
         compute, messages, inputs, _ = busiest.tolist()
         chain += max(fixed.launch, fixed.floor + compute) + fixed.messages + messages
         traffic += fixed.messages + messages + fixed.input + inputs
@@ -154,10 +166,11 @@ def _by_strategy(loads: Loads, choices: Sequence[Choice]) -> dict[str, Floats]:
 
 
 def _shards(loads: Loads, choices: Sequence[Choice]) -> _Shards:
-    tables, rows = [], []
+    tables = []
+    rows = []
     for table, choice in enumerate(choices):
         load = loads.by_choice[choice][table]
-        if choice.strategy == "table_wise" and load is not None:
+        if choice.placement is Placement.TABLES and load is not None:
             tables += [table] * choice.parts
             rows += [load.owned] * choice.parts
     return _Shards(np.array(tables, dtype=np.int64), np.array(rows).reshape(-1, len(STAGES)))
@@ -169,10 +182,12 @@ def _on_servers(loads: Loads, choices: Sequence[Choice], room: Floats) -> tuple[
     The heaviest table comes first. Each goes to the server with room that has the least compute and messages then.
     None if no server has room for a table.
     """
-    total, first_workers = np.zeros((loads.workers, len(STAGES))), {}
-    on_servers = [table for table, choice in enumerate(choices) if choice.strategy == ON_SERVERS]
+    total = np.zeros((loads.workers, len(STAGES)))
+    first_workers = {}
+    on_servers = [table for table, choice in enumerate(choices) if choice.placement is Placement.SERVERS]
     for table in sorted(on_servers, key=lambda table: (-_weight(loads, choices[table], table), table)):
-        server, load = choices[table].parts, loads.by_choice[choices[table]][table]
+        server = choices[table].parts
+        load = loads.by_choice[choices[table]][table]
         assert load is not None
         after = total[::server] + load.owned
         fits = (room - total[:, MEMORY]).reshape(-1, server).min(axis=1) >= load.owned[MEMORY]
@@ -202,10 +217,13 @@ def _greedy(shards: _Shards, room: Floats, nodes: Ints) -> Ints | None:
     weight = np.maximum(load[:, :2].max(axis=1), shards.load[:, MEMORY] / max(room.max(), 1.0))
     order = np.lexsort((np.arange(len(weight)), -np.round(weight, _DIGITS)))
     owner = np.full(len(order), -1, dtype=np.int64)
-    left, busy = room.copy(), np.zeros((len(room), MEMORY))
-    of_node, everyone = np.zeros(int(nodes.max()) + 1), np.arange(len(room))
+    left = room.copy()
+    busy = np.zeros((len(room), MEMORY))
+    of_node = np.zeros(int(nodes.max()) + 1)
+    everyone = np.arange(len(room))
     seconds = shards.load[:, :2].sum(axis=0) / shards.load[:, :2].sum()
-    tables, memory = shards.table.tolist(), shards.load[:, MEMORY].tolist()
+    tables = shards.table.tolist()
+    memory = shards.load[:, MEMORY].tolist()
     owners_of: dict[int, list[int]] = {}
     for shard in order.tolist():
         taken = owners_of.setdefault(tables[shard], [])
@@ -239,7 +257,9 @@ def _improved(shards: _Shards, owner: Ints, room: Floats) -> Ints:
     for _ in range(_ROUNDS):
         now = _Owned.of(shards, owner, stages, len(room))
         tops = dict.fromkeys(now.busy.round(_DIGITS).argmax(axis=0).tolist())
-        steps = [_best_step(shards, owner, stages, now, room, worker, seconds) for worker in tops]
+        steps = [
+            _best_step(shards, owner, stages, now=now, room=room, worker=worker, seconds=seconds) for worker in tops
+        ]
         best = min(steps, key=lambda step: step[0])
         if best[0] >= -_GAIN:
             break
@@ -272,15 +292,26 @@ class _Owned:
 
 
 def _best_step(
-    shards: _Shards, owner: Ints, stages: Floats, now: _Owned, room: Floats, worker: int, seconds: Floats
+    shards: _Shards,
+    owner: Ints,
+    stages: Floats,
+    *,
+    now: _Owned,
+    room: Floats,
+    worker: int,
+    seconds: Floats,
 ) -> tuple[float, list[tuple[int, int]]]:
     """The change of unevenness by the best move or swap of a shard of `worker`, and the new owner of each shard.
 
     Unevenness is the norm of the workers' compute, and of their messages, in which the busiest workers count most.
     """
-    workers, busy, powers, memory = len(room), now.busy, now.powers, now.memory
+    workers = len(room)
+    busy = now.busy
+    powers = now.powers
+    memory = now.memory
     is_ours = owner == worker
-    ours, others = is_ours.nonzero()[0], (~is_ours).nonzero()[0]
+    ours = is_ours.nonzero()[0]
+    others = (~is_ours).nonzero()[0]
     # Any shard of another worker may come back in exchange, or nothing.
     everyone = np.arange(workers)
     partner = np.concatenate([owner[others], everyone[everyone != worker]])

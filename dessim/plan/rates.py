@@ -53,7 +53,8 @@ def simulated_rates(routed: RouteCache, n: int, server: int = 0) -> RateOf:
         if n == 1 or size <= 0:
             return Rate(0.0, 0.0)
         large = 2.0 ** math.ceil(math.log2(max(size, _SMALLEST * _SIZE_RATIO)))
-        slow, fast = seconds(op, large, participants), seconds(op, large / _SIZE_RATIO, participants)
+        slow = seconds(op, large, participants)
+        fast = seconds(op, large / _SIZE_RATIO, participants)
         per_byte = max(slow - fast, 0.0) / (large - large / _SIZE_RATIO)
         return Rate(max(slow - per_byte * large, 0.0), per_byte)
 

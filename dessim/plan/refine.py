@@ -28,6 +28,7 @@ def refine(
     loads: Loads,
     starts: Mapping[tuple[TablePlan, ...], float],
     strategies: Sequence[str],
+    *,
     pinned: Mapping[int, Choice],
     widths: Sequence[int],
     nodes: Ints,
@@ -42,13 +43,23 @@ def refine(
     options = allowed(loads, strategies, pinned)
     known = dict(starts)
     for tables, step_s in starts.items():
-        _from(loads, tables, step_s, options, widths, nodes, simulate, known)
+        _from(
+            loads,
+            tables,
+            step_s,
+            options=options,
+            widths=widths,
+            nodes=nodes,
+            simulate=simulate,
+            known=known,
+        )
 
 
 def _from(
     loads: Loads,
     tables: Sequence[TablePlan],
     step_s: float,
+    *,
     options: Sequence[Sequence[Choice]],
     widths: Sequence[int],
     nodes: Ints,
@@ -72,7 +83,8 @@ def _from(
         better = min(steps, key=lambda tables: rounded(steps[tables]), default=None)
         if better is None or steps[better] >= step_s * (1 - _GAIN):
             return
-        step_s, choices = steps[better], changed[better][1]
+        step_s = steps[better]
+        choices = changed[better][1]
 
 
 def _caches_near(loads: Loads, choice: Choice) -> tuple[int, ...]:

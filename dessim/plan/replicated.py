@@ -19,6 +19,7 @@ from dessim.plan.loads import loads_of
 from dessim.plan.place import Placed, place
 from dessim.plan.rates import simulated_rates
 from dessim.sim.fluid.route_cache import RouteCache
+from dessim.workload.plan import Placement
 
 STRATEGIES = ("table_wise", "row_wise", "row_all_to_all", "data_parallel")
 """Those that tables may have in replicas."""
@@ -46,10 +47,17 @@ def in_replicas(problem: PlanProblem, gpu: Gpu, routed: RouteCache, server: int)
     for count in numbers(problem, server) if strategies and not problem.codecs else []:
         block = problem.gpus // count
         rates = simulated_rates(routed, problem.gpus, block)
-        loads = loads_of(problem.model, symbols, gpu.shared_by(problem.gpus), rates, problem.graphs, replicas=count)
+        loads = loads_of(
+            problem.model,
+            symbols,
+            gpu.shared_by(problem.gpus),
+            rate_of=rates,
+            graphs=problem.graphs,
+            replicas=count,
+        )
         chosen = choose(loads, strategies, problem.pinned)
         nodes = problem.cluster.node_of(np.arange(block))
         placed = place(loads, chosen.choices, problem.model.widths, nodes) if chosen is not None else None
-        if placed is not None and any(table.strategy != "data_parallel" for table in placed.tables):
+        if placed is not None and any(table.placement is not Placement.REPLICATED for table in placed.tables):
             plans.append(replace(placed, replicas=count))
     return plans

@@ -28,8 +28,8 @@ from dessim.plan.unfit import spill_advice, too_large
 from dessim.results.error_bar import is_tie
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.sim.progress import Progress
-from dessim.workload.composed import ON_SERVERS, SPILT, TablePlan
-from dessim.workload.plan import Plan
+from dessim.workload.composed import COLUMN_WISE, ON_SERVERS, SPILT, TablePlan
+from dessim.workload.plan import Placement, Plan
 from dessim.workload.plan_file import JobPlan
 
 FINALISTS = 16
@@ -79,11 +79,12 @@ class RankedPlans:
 
 def search(problem: PlanProblem, progress: Progress) -> RankedPlans:
     """Plan a job on one number of GPUs. Raises CapacityError if nothing fits, UsageError, and OutOfTime."""
-    cluster, n = problem.cluster, problem.gpus
+    cluster = problem.cluster
+    n = problem.gpus
     cluster.require(n)
     server = _server(cluster, n)
     # A pin to a server leaves its number of GPUs open; fill it in.
-    on_server = {table for table, choice in problem.pinned.items() if choice.strategy == ON_SERVERS}
+    on_server = {table for table, choice in problem.pinned.items() if choice.placement is Placement.SERVERS}
     pinned = {t: replace(c, parts=max(server, 1)) if t in on_server else c for t, c in problem.pinned.items()}
     # Plans with tables on servers are simulated rank by rank, which takes 40 s for 1,024 GPUs.
     many = n > MAX_GPUS_BY_RANK and not on_server and len(set(problem.strategies) - {SPILT}) > 1
@@ -96,10 +97,10 @@ def search(problem: PlanProblem, progress: Progress) -> RankedPlans:
         problem.model,
         symbols,
         gpu.shared_by(n),
-        simulated_rates(routed, n, server),
-        problem.graphs,
-        server,
-        problem.codecs,
+        rate_of=simulated_rates(routed, n, server),
+        graphs=problem.graphs,
+        server=server,
+        codecs=problem.codecs,
     )
     loads, bound, placed = _with_spilt(problem, loads, gpu, symbols, progress.within(0, 2))
     best = [*_finalists(placed), *in_replicas(problem, gpu, routed, server)]
@@ -177,7 +178,8 @@ def _roomier(problem: PlanProblem, loads: Loads, best: Chosen | None) -> tuple[f
     """
     if best is None:
         return None
-    widths, nodes = problem.model.widths, problem.cluster.node_of(np.arange(problem.gpus))
+    widths = problem.model.widths
+    nodes = problem.cluster.node_of(np.arange(problem.gpus))
     for room in _ROOMS:
         chosen = choose(replace(loads, room=room * loads.room), problem.strategies, problem.pinned)
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
@@ -191,7 +193,8 @@ def _candidates(problem: PlanProblem, loads: Loads, progress: Progress) -> tuple
 
     Where tables may be spilt, only the set of all strategies and the sets of a single one are tried.
     """
-    widths, nodes = problem.model.widths, problem.cluster.node_of(np.arange(problem.gpus))
+    widths = problem.model.widths
+    nodes = problem.cluster.node_of(np.arange(problem.gpus))
     best = choose(loads, problem.strategies, problem.pinned)
     if best is None:
         return None
@@ -217,12 +220,12 @@ def _candidates(problem: PlanProblem, loads: Loads, progress: Progress) -> tuple
         placed = place(loads, chosen.choices, widths, nodes) if chosen is not None else None
         if chosen is not None and placed is not None and placed.tables not in by_tables:
             by_tables[placed.tables] = placed
-            if "column_wise" in families:
+            if COLUMN_WISE in families:
                 may_split.append((placed, chosen))
     if not by_tables:
         return None
     movable = [table for table in range(len(widths)) if table not in problem.pinned]
     for placed, chosen in sorted(may_split, key=lambda pair: rounded(pair[0].seconds))[:_SPLIT_FURTHER]:
-        better = split_further(loads, chosen.choices, placed, widths, nodes, movable)
+        better = split_further(loads, chosen.choices, placed, widths=widths, nodes=nodes, movable=movable)
         by_tables.setdefault(better.tables, better)
     return best.bound, list(by_tables.values())

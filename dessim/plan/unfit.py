@@ -21,7 +21,8 @@ def too_large(problem: PlanProblem, loads: Loads, gpu: Gpu, spill: str = "") -> 
 
     `spill`: how tables could be spilt, where they are not.
     """
-    model, n = problem.model, problem.gpus
+    model = problem.model
+    n = problem.gpus
     what = f"{model.name} on {n:,} GPUs"
     room = f"{gpu.name} has {format_size(max(loads.room, 0.0))} left for tables"
     options = allowed(loads, problem.strategies, problem.pinned)
@@ -40,7 +41,8 @@ def too_large(problem: PlanProblem, loads: Loads, gpu: Gpu, spill: str = "") -> 
             if not needed:
                 return f"{what}: {table_name(model, table)} {_impossible(problem, pinned)}"
             by = f" pinned to {pinned.family}" if pinned is not None else ""
-            excess, advice = format_size(min(needed) - max(loads.room, 0.0)), _advice(pinned is not None, spill)
+            excess = format_size(min(needed) - max(loads.room, 0.0))
+            advice = _advice(pinned is not None, spill)
             return f"{what}: {table_name(model, table)}{by} fits nowhere, by {excess}: {room}; {advice}"
     least = [
         min(

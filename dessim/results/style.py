@@ -65,10 +65,15 @@ _GROUPS = re.compile(r"\d+ \w+(, \d+ \w+)*")
 _LONGEST_UNKNOWN_NAME = 40  # characters; the rest of a longer name is cut
 
 
+def plain_style(strategy: str) -> Style | None:
+    """The style of a strategy without its options; None for an unknown one."""
+    return STRATEGY_STYLE.get(strategy.partition("+")[0])
+
+
 def style_of(strategy: str) -> Style:
     """The style of a strategy. With options its line is dotted; an unknown strategy is grey, under its own name."""
-    name, *options = strategy.split("+")
-    base = STRATEGY_STYLE.get(name)
+    _, *options = strategy.split("+")
+    base = plain_style(strategy)
     if base is None and (tables := _GROUPS.fullmatch(strategy)):
         return Style(_label_of_groups(tables.group()), color="#333333", marker="*")
     if base is None:

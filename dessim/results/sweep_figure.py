@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dessim.errors import UsageError
 from dessim.results.axes import log_axis
 from dessim.results.rows import Row, data_csv
-from dessim.results.style import STRATEGY_STYLE, house_style, style_of
+from dessim.results.style import house_style, plain_style, style_of
 from dessim.results.svg import Plot, plotted
 from dessim.units import format_count, format_size, format_time
 
@@ -167,9 +167,9 @@ def _label(shown: Encoding, value: Any) -> str:
 
 def _look(shown: Encoding, number: int, value: Any) -> tuple[str, str]:
     """The colour and the marker of a line."""
-    name = str(value).partition("+")[0]
-    if shown.hue == "strategy" and name in STRATEGY_STYLE:
-        return STRATEGY_STYLE[name].color, STRATEGY_STYLE[name].marker
+    style = plain_style(str(value))
+    if shown.hue == "strategy" and style is not None:
+        return style.color, style.marker
     return _OTHERS[number % len(_OTHERS)], _MARKERS[number % len(_MARKERS)]
 
 

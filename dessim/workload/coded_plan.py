@@ -154,20 +154,24 @@ def encoded(plan: Plan, model: Model, codecs: CodecConfig) -> tuple[Plan, CodecC
 
 def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedOp]]:
     """The ops that are launched in place of `op`, and those that follow once it has finished."""
-    name, codec = op.name, c.codec
-    rows, width = c.rows, c.width
+    name = op.name
+    codec = c.codec
+    rows = c.rows
+    width = c.width
     all_reduce = op.collective is Collective.ALL_REDUCE
     if c.flat and all_reduce and codec.summing is Sum.SCATTER:
         # Each owner sums one share of the vector: N rows.
-        rows, width = N, ceil(as_factor(c.width) / N)
+        rows = N
+        width = ceil(as_factor(c.width) / N)
     encoding = _cost(c, codec.encode, rows, width)
     if c.exact_width:
         # Copies that separate the columns which are not encoded.
         whole = product_of(rows, width + c.exact_width, s)
         encoding = encoding.plus(kernels=2, mem=2 * whole)
     last = f"{name}_encode"
-    by_owner, for_owner = op.role is OwnerRole.SENDS, op.role is OwnerRole.RECEIVES
-    before = [_compute(op, last, op.deps, encoding, c.size(rows, width), by_owner)]
+    by_owner = op.role is OwnerRole.SENDS
+    for_owner = op.role is OwnerRole.RECEIVES
+    before = [_compute(op, last, op.deps, cost=encoding, keeps=c.size(rows, width), owned=by_owner)]
     if codec.varies:
         one_by_one = op.collective in (Collective.ALL_TO_ALL, Collective.REDUCE_SCATTER)
         announce = Collective.ALL_TO_ALL if one_by_one else Collective.ALL_GATHER
@@ -185,7 +189,7 @@ def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedO
             again = _cost(c, codec.encode, share, width)
             both = summing.plus(kernels=again.kernels + 2, flops=again.flops, mem=again.mem)
             keeps = c.size(share, width)
-            after.append(_compute(op, f"{name}_sum", (f"{name}_scatter",), both, keeps))
+            after.append(_compute(op, f"{name}_sum", (f"{name}_scatter",), cost=both, keeps=keeps))
             after.append(_collective(op, name, Collective.ALL_GATHER, one_for_each, f"{name}_sum"))
             arriving_rows = rows
         case Collective.ALL_REDUCE, Sum.GATHER:
@@ -210,7 +214,7 @@ def _exchange(op: PlannedOp, c: CodedOp) -> tuple[list[PlannedOp], list[PlannedO
         ready.append(f"{name}_wide")
     decoding = _cost(c, codec.decode, arriving_rows, width)
     decoded = product_of(arriving_rows, width, s)
-    after.append(_compute(op, f"{name}_decode", tuple(ready), decoding, decoded, for_owner))
+    after.append(_compute(op, f"{name}_decode", tuple(ready), cost=decoding, keeps=decoded, owned=for_owner))
     return before, after
 
 
@@ -234,7 +238,7 @@ def _cost(c: CodedOp, work: Work, rows: Formula, width: Formula) -> _Cost:
 
 
 def _compute(
-    op: PlannedOp, name: str, deps: tuple[str, ...], cost: _Cost, keeps: Formula, owned: bool = False
+    op: PlannedOp, name: str, deps: tuple[str, ...], *, cost: _Cost, keeps: Formula, owned: bool = False
 ) -> PlannedOp:
     """`owned`: whether the work is that of an owner."""
     planned = compute(name, op.phase, *deps, flops=cost.flops, mem=cost.mem, kernels=cost.kernels, keeps=keeps)

@@ -31,17 +31,22 @@ from dessim.workload.replicas import OF_BLOCK, block_of, check, in_blocks, symbo
 from dessim.workload.spilt import by_worker, names_of, with_copies
 from dessim.workload.spilt import check as check_spilt
 from dessim.workload.strategies import STRATEGIES
+from dessim.workload.strategies.data_parallel import DATA_PARALLEL
+from dessim.workload.strategies.row_all_to_all import ROW_ALL_TO_ALL
+from dessim.workload.strategies.sharded import ROW_WISE, TABLE_WISE
 from dessim.workload.strategies.table_row_wise import TABLE_ROW_WISE
 from dessim.workload.symbol_values import counts_by_table, floats_of
 from dessim.workload.symbols import ONE_WIDTH
 
-GROUPED = ("table_wise", "row_wise", "row_all_to_all", "data_parallel")
-"""The strategies that groups of tables may have, and whole models too, in the order of their ops."""
-ON_SERVERS = "table_row_wise"
+_SPECS = {spec.name: spec for spec in (TABLE_WISE, TABLE_ROW_WISE, ROW_WISE, ROW_ALL_TO_ALL, DATA_PARALLEL)}
+"""The strategies that groups of tables may have, in the order of their ops."""
+GROUPED = tuple(name for name in _SPECS if name in STRATEGIES)
+"""Those that whole models may have too."""
+ON_SERVERS = TABLE_ROW_WISE.name
+COLUMN_WISE = "column_wise"
+"""The name by which users choose table_wise with several owners of a table's columns."""
 SPILT = "spilt"
 """The word for tables with rows in the host's memory, in names of plans and in what users leave out."""
-_IN_ORDER = (GROUPED[0], ON_SERVERS, *GROUPED[1:])
-_SPECS = {**STRATEGIES, ON_SERVERS: TABLE_ROW_WISE}
 _COUNTS = ("F", "V", "m", "u", "U")
 _MEANS = tuple(name for name in ONE_WIDTH if name[1] in _COUNTS)
 _SPLIT_MEANS = (
@@ -69,7 +74,12 @@ class TablePlan:
     @property
     def family(self) -> str:
         """The name by which users choose it: column_wise with several owners."""
-        return "column_wise" if self.is_split else self.strategy
+        return COLUMN_WISE if self.is_split else self.strategy
+
+    @property
+    def placement(self) -> Placement:
+        """Where its rows are."""
+        return placement_of(self.strategy)
 
     @property
     def is_split(self) -> bool:
@@ -77,9 +87,16 @@ class TablePlan:
         return len(self.columns) > 1
 
 
+def placement_of(strategy: str) -> Placement:
+    """Where a strategy keeps the rows of its tables: one of GROUPED, or ON_SERVERS."""
+    placement = _SPECS[strategy].table_placement
+    assert placement is not None, f"{strategy} trains whole models only"
+    return placement
+
+
 def tables_of_strategy(strategy: str, model: Model, workers: int) -> tuple[TablePlan, ...]:
     """The tables of one of GROUPED that trains the whole model; under table_wise table f is on worker f mod N."""
-    if strategy != "table_wise":
+    if placement_of(strategy) is not Placement.TABLES:
         return (TablePlan(strategy),) * model.input.fields
     return tuple(TablePlan(strategy, (f % workers,), (width,)) for f, width in enumerate(model.widths))
 
@@ -100,14 +117,14 @@ def compose(model: Model, tables: Sequence[TablePlan], replicas: int = 1) -> Pla
     With `replicas` the ranks of tables are those of a block of workers (dessim.workload.replicas).
     """
     assert len(tables) == model.input.fields, f"{len(tables)} tables planned, {model.name} has {model.input.fields}"
-    shards: dict[str, list[Shard]] = {name: [] for name in _IN_ORDER}
-    check(replicas, [table.strategy for table in tables], any(table.is_split for table in tables))
+    shards: dict[str, list[Shard]] = {name: [] for name in _SPECS}
+    check(replicas, [table.placement for table in tables], any(table.is_split for table in tables))
     check_spilt([table.strategy for table in tables if table.cached_rows], replicas)
-    servers = {len(table.ranks) for table in tables if table.strategy == ON_SERVERS}
+    servers = {len(table.ranks) for table in tables if table.placement is Placement.SERVERS}
     assert len(servers) <= 1, "servers have equally many workers"
     server = max(servers, default=0)
     for number, (table, width) in enumerate(zip(tables, model.widths, strict=True)):
-        if table.strategy == "table_wise":
+        if table.placement is Placement.TABLES:
             parts = zip(table.columns, table.ranks, accumulate(table.columns), strict=True)
             cached = table.cached_rows
             shards[table.strategy] += [
@@ -116,7 +133,7 @@ def compose(model: Model, tables: Sequence[TablePlan], replicas: int = 1) -> Pla
         else:
             owner = table.ranks[0] if table.ranks else None
             shards[table.strategy].append(Shard(number, width, owner, cached_rows=table.cached_rows))
-    plans = {name: _built(name, model) for name in _IN_ORDER if shards[name]}
+    plans = {name: _built(name, model) for name in _SPECS if shards[name]}
     groups = tuple(_group(name, plan, tuple(shards[name]), server, replicas) for name, plan in plans.items())
     named = {group.name: _renamed_ops(group, plans[group.name].ops) for group in groups}
     takes_means = model.row_optimizer.column_floats > 0
@@ -134,7 +151,7 @@ def compose(model: Model, tables: Sequence[TablePlan], replicas: int = 1) -> Pla
 def describe(tables: Sequence[TablePlan], replicas: int = 1) -> str:
     """The name of a composed plan: its strategies, how many tables each has, how many of all are spilt, and its
     replicas if it has several."""
-    counts = {name: 0 for name in (*_IN_ORDER[:1], "column_wise", *_IN_ORDER[1:])}
+    counts = dict.fromkeys((TABLE_WISE.name, COLUMN_WISE, *_SPECS), 0)
     for table in tables:
         counts[table.family] += 1
     parts = [f"{count} {name}" for name, count in counts.items() if count]

@@ -23,10 +23,8 @@ from __future__ import annotations
 import ast
 import math
 import operator
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from enum import IntEnum
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -34,15 +32,23 @@ import numpy as np
 
 from dessim.errors import FormulaError
 from dessim.workload.expression import (
+    MINUS,
+    PLUS,
+    TIGHT_PLUS,
     Array,
+    Binding,
+    Brackets,
     Call,
     Chain,
     Negative,
     Node,
     Number,
     Symbol,
+    Written,
     array_value_of,
+    joined,
     names_in,
+    operand_of,
     renamed_node,
     tree_of,
     value_of,
@@ -52,29 +58,24 @@ MAX_LENGTH = 1000  # characters of text that is parsed
 MAX_VALUE = 1e30  # a larger result is an error
 
 
-class _Binding(IntEnum):
-    """How tightly a formula's outermost operation binds. An operand that binds too loosely is printed in brackets."""
-
-    OPAQUE = 0  # in brackets wherever it is an operand: parsed text, negative numbers
-    SUM = 1
-    PRODUCT = 2
-    POWER = 3
-    ATOM = 4  # a symbol, a number, a call, or a formula in brackets
-
-
 @dataclass(frozen=True, slots=True)
 class Formula:
     """An immutable expression. Two formulas are equal when they print the same text. Only the number 0 is falsy."""
 
-    text: str
+    text: str = field(init=False)
     _node: Node = field(compare=False, repr=False)
-    _binding: _Binding = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self._node.text)
 
     def __str__(self) -> str:
         return self.text
 
     def __bool__(self) -> bool:
-        return not (isinstance(self._node, Number) and self._node.value == 0)
+        node = self._node
+        while isinstance(node, Brackets | Written):
+            node = node.inner
+        return not (isinstance(node, Number) and node.value == 0)
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -82,42 +83,40 @@ class Formula:
         return tuple(sorted(_names_in(self)))
 
     def __add__(self, other: Formula | float) -> Formula:
-        return _joined(self, " + ", other, _Binding.SUM)
+        return Formula(joined(self._node, PLUS, _node_of(other)))
 
     def __radd__(self, other: float) -> Formula:
         return number(other) + self
 
     def __sub__(self, other: Formula | float) -> Formula:
-        return _joined(self, " - ", other, _Binding.SUM)
+        return Formula(joined(self._node, MINUS, _node_of(other)))
 
     def __rsub__(self, other: float) -> Formula:
         return number(other) - self
 
     def __mul__(self, other: Formula | float) -> Formula:
-        return _joined(self, "*", other, _Binding.PRODUCT)
+        return Formula(joined(self._node, "*", _node_of(other)))
 
     def __rmul__(self, other: float) -> Formula:
         return number(other) * self
 
     def __truediv__(self, other: Formula | float) -> Formula:
-        return _joined(self, "/", other, _Binding.PRODUCT)
+        return Formula(joined(self._node, "/", _node_of(other)))
 
     def __rtruediv__(self, other: float) -> Formula:
         return number(other) / self
 
     def __pow__(self, other: Formula | float) -> Formula:
-        base, exponent = as_factor(self), as_factor(_formula(other))
-        chain = Chain(base._node, (("**", exponent._node),))
-        return Formula(f"{base}**{exponent}", chain, _Binding.POWER)
+        base = operand_of(self._node, Binding.ATOM)
+        exponent = operand_of(_node_of(other), Binding.ATOM)
+        return Formula(Chain(base, (("**", exponent),)))
 
     def __neg__(self) -> Formula:
-        operand = as_factor(self)
-        return Formula(f"-{operand}", Negative(operand._node), _Binding.OPAQUE)
+        return Formula(Negative(operand_of(self._node, Binding.ATOM)))
 
     def renamed(self, names: Mapping[str, str]) -> Formula:
         """The same formula with other names for some of its symbols."""
-        changed = _names_in(self).intersection(names)
-        return _renamed(self, self._binding, tuple((old, names[old]) for old in sorted(changed))) if changed else self
+        return Formula(renamed_node(self._node, names)) if _names_in(self).intersection(names) else self
 
     def evaluate(self, values: Mapping[str, float]) -> float:
         """The number for these symbol values. Raises FormulaError if one is missing or the result is not finite."""
@@ -147,13 +146,13 @@ class Formula:
 
 def symbol(name: str) -> Formula:
     """The formula that is one symbol."""
-    return Formula(name, Symbol(name), _Binding.ATOM)
+    return Formula(Symbol(name))
 
 
 def number(value: int | float) -> Formula:
     """The formula that is one number, printed as Python prints it."""
     value = value if isinstance(value, int) else float(value)  # numpy's floats print differently
-    return Formula(repr(value), Number(value), _Binding.ATOM if value >= 0 else _Binding.OPAQUE)
+    return Formula(Number(value))
 
 
 ZERO = number(0)
@@ -162,21 +161,18 @@ ONE = number(1)
 
 def group(inner: Formula | float) -> Formula:
     """`inner` in brackets: `group(B / N) * m` prints `(B/N)*m`. Brackets are not doubled."""
-    inner = _formula(inner)
-    text = inner.text
-    in_brackets = inner._binding is _Binding.ATOM and text.startswith("(")
-    return inner if in_brackets else Formula(f"({text})", inner._node, _Binding.ATOM)
+    node = _node_of(inner)
+    return Formula(node if isinstance(node, Brackets) else Brackets(node))
 
 
 def as_factor(inner: Formula) -> Formula:
     """`inner` in brackets unless it is a symbol, a number, a call or in brackets already."""
-    return inner if inner._binding is _Binding.ATOM else group(inner)
+    return Formula(operand_of(inner._node, Binding.ATOM))
 
 
 def tight_sum(left: Formula | float, right: Formula | float) -> Formula:
     """A sum in brackets without spaces: `tight_sum(D, 1)` prints `(D+1)`."""
-    chain = _joined(_formula(left), "+", right, _Binding.SUM)
-    return group(chain)
+    return Formula(Brackets(joined(_node_of(left), TIGHT_PLUS, _node_of(right))))
 
 
 def add_up(terms: Iterable[Formula]) -> Formula:
@@ -249,15 +245,6 @@ def _names_in(formula: Formula) -> frozenset[str]:
     return frozenset(names_in(formula._node))
 
 
-@lru_cache(maxsize=4096)
-def _renamed(formula: Formula, binding: _Binding, pairs: tuple[tuple[str, str], ...]) -> Formula:
-    """A formula with other names for its symbols: `pairs` of an old and a new one. Equal formulas may differ in
-    `binding`, so that it is a part of the key."""
-    names = dict(pairs)
-    text = re.sub(r"[A-Za-z]\w*", lambda found: names.get(found[0], found[0]), formula.text)
-    return Formula(text, renamed_node(formula._node, names), binding)
-
-
 def evaluate(text: str, values: Mapping[str, float]) -> float:
     """Parse and evaluate text. Raises FormulaError as `parse` and `Formula.evaluate` do."""
     return parse(text).evaluate(values)
@@ -272,39 +259,12 @@ def parse(text: str) -> Formula:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise FormulaError(f"formula {text!r} is not arithmetic; write for example 'B*K*s'") from None
-    node = tree_of(tree, text)
-    is_atom = isinstance(node, Symbol | Number | Call)
-    return Formula(text, node, _Binding.ATOM if is_atom else _Binding.OPAQUE)
+    return Formula(Written(text, tree_of(tree, text)))
 
 
-def _formula(operand: Formula | float) -> Formula:
-    return operand if isinstance(operand, Formula) else number(operand)
-
-
-def _joined(left: Formula, sign: str, other: Formula | float, binding: _Binding) -> Formula:
-    """`left sign other`. An operand that binds as loosely as the operation joins its chain, as it does in text."""
-    right = _formula(other)
-    if left._binding < binding:
-        left = group(left)
-    # `a - (b + c)` and `a/(b*c)` differ from `a - b + c` and `a/b*c`.
-    inverts = sign.strip() in "-/"
-    if right._binding < binding or (right._binding is binding and inverts):
-        right = group(right)
-    first, rest = _open_chain(left, binding)
-    second, more = _open_chain(right, binding)
-    chain = Chain(first, (*rest, (sign.strip(), second), *more))
-    return Formula(f"{left}{sign}{right}", chain, binding)
-
-
-def _open_chain(operand: Formula, binding: _Binding) -> tuple[Node, tuple[tuple[str, Node], ...]]:
-    """The operations of a chain that another one continues; an operand in brackets is a single value."""
-    node = operand._node
-    if operand._binding is binding and isinstance(node, Chain):
-        return node.first, node.rest
-    return node, ()
+def _node_of(operand: Formula | float) -> Node:
+    return operand._node if isinstance(operand, Formula) else number(operand)._node
 
 
 def _call(name: str, *arguments: Formula | float) -> Formula:
-    formulas = [_formula(argument) for argument in arguments]
-    text = f"{name}({', '.join(map(str, formulas))})"
-    return Formula(text, Call(name, tuple(f._node for f in formulas)), _Binding.ATOM)
+    return Formula(Call(name, tuple(map(_node_of, arguments))))

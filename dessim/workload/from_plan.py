@@ -41,7 +41,8 @@ def workload_from_plan(
                     loads_of_op = _loads(op, totals[op.name], owners, own[op.name][1])
                     by_group[op.name, names[op.name]] = loads_of_op
             loads = {op: by_group[op, name] for op, name in names.items()}
-            classes.append(RankClass(ranks, _tasks(plan, sizes, names, loads, seconds, steps)))
+            tasks = _tasks(plan, sizes, names, loads=loads, durations=seconds, steps=steps)
+            classes.append(RankClass(ranks, tasks))
     return Workload(plan.strategy, n, tuple(classes), groups, tuple(range(steps)))
 
 
@@ -56,6 +57,7 @@ def _tasks(
     plan: Plan,
     sizes: Mapping[str, float],
     groups: Mapping[str, str],
+    *,
     loads: Mapping[str, Loads | None],
     durations: Mapping[str, float],
     steps: int,

@@ -74,7 +74,8 @@ def _tasks(trace: Trace, rank: int, first: Mapping[int, float], stretch: Callabl
         ]
         anchor = max(finished, key=lambda earlier: earlier.end_us, default=None)
         delay = op.start_us - anchor.end_us if anchor else op.start_us + offset - first[op.step]
-        count = occurrence[op.step, op.name] = occurrence.get((op.step, op.name), 0) + 1
+        count = occurrence.get((op.step, op.name), 0) + 1
+        occurrence[op.step, op.name] = count
         tasks.append(
             Task(
                 name=op.name if count == 1 else f"{op.name}#{count}",

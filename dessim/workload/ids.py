@@ -210,7 +210,8 @@ IdLaw = ZipfLaw | TablesLaw
 def _draws_of(law: IdLaw, unique: float) -> float:
     if unique >= law.vocabulary:
         return math.inf
-    low, high = 0.0, max(unique, 1.0)
+    low = 0.0
+    high = max(unique, 1.0)
     while law.unique(high) < unique:
         low, high = high, 2 * high
         if high > _MAX_DRAWS:

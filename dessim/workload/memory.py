@@ -148,7 +148,8 @@ def _in_optimizer(plan: Plan, symbols: Symbols) -> float:
 
 def served_memory(plan: Plan, symbols: Symbols, servers: int) -> tuple[Memory, Memory]:
     """The memory of a worker and that of each of `servers` dedicated servers."""
-    roles, shard = Roles.of(plan), a_step(symbols, servers)
+    roles = Roles.of(plan)
+    shard = a_step(symbols, servers)
     pulled = servers * size_of(roles.reply, symbols, servers)
     worker = pulled + sum(op.keeps.evaluate(symbols) for op in (*roles.prepare, *roles.compute))
     dense = sum(op.keeps.evaluate(shard) for op in roles.update)
@@ -170,7 +171,7 @@ def require_servers(memory: Memory, capacity: float, device: str, what: str, ser
         )
 
 
-def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbols, spill: bool = False) -> None:
+def require(memory: Memory, capacity: float, gpu: str, *, what: str, symbols: Symbols, spill: bool = False) -> None:
     """Raise CapacityError unless a rank's memory fits a GPU of `capacity` bytes.
 
     With `spill` only what cannot spill must fit. `what` names the job and `gpu` the part, for the message.
@@ -194,7 +195,7 @@ def require(memory: Memory, capacity: float, gpu: str, what: str, symbols: Symbo
 
 
 def spill_of(
-    plan: Plan, model: Model, memory: Memory, symbols: Symbols, capacity: float, bandwidth: float
+    plan: Plan, model: Model, memory: Memory, *, symbols: Symbols, capacity: float, bandwidth: float
 ) -> Spill | None:
     """The rows that spill from a rank whose `memory.resident` fits in `capacity` bytes; None if everything fits.
 
@@ -227,7 +228,9 @@ def spill_of_groups(plan: Plan, symbols: Symbols, memories: Sequence[Memory]) ->
 
 def _held(plan: Plan, symbols: Symbols) -> tuple[float, float, float]:
     """Bytes of the rows that one rank or server holds, of their optimizer state and of their index."""
-    row = state = index = 0.0
+    row = 0.0
+    state = 0.0
+    index = 0.0
     for part in plan.groups or (plan,):
         rows = part.rows_held.evaluate(symbols)
         row += rows * part.row_bytes.evaluate(symbols)

@@ -50,13 +50,18 @@ class Options:
         return "".join(f"+{name}" if value is True else f"+{name}={value}" for name, value in settings if value)
 
 
-def parse_options(strategy: str, settings: Sequence[str], by_strategy: Mapping[str, Sequence[str]]) -> Options:
-    """The options that `settings` state behind the name of a strategy.
+def split_options(strategy: str) -> tuple[str, list[str]]:
+    """The name of a strategy, and the settings of options behind it."""
+    name, *settings = strategy.split("+")
+    return name, settings
 
-    `strategy` is the whole text; `by_strategy` gives the names of the options that each strategy takes.
-    Raises UsageError.
+
+def parse_options(strategy: str, by_strategy: Mapping[str, Sequence[str]]) -> Options:
+    """The options behind the name of a strategy.
+
+    `by_strategy` gives the names of the options that each strategy takes. Raises UsageError.
     """
-    name = strategy.partition("+")[0]
+    name, settings = split_options(strategy)
     known = by_strategy.get(name, ())
     values: dict[str, int | bool] = {}
     for setting in settings:
@@ -106,7 +111,8 @@ class Expected:
         if self.options.look_ahead:
             measured = symbols["U"] / law.unique(draws)
         # Distinct cold ids of one worker if it owned all rows, and if it owned none. It owns one row in n.
-        own = others = law.unique(draws / n, hot)
+        own = law.unique(draws / n, hot)
+        others = own
         if self.options.look_ahead and n > 1:
             # The share of a row's occurrences that look-ahead places on its owner.
             share = largest_share(law.counted(symbols["m"], symbols["B"], hot), int(n))
@@ -123,5 +129,6 @@ class Expected:
 
     def _misses(self, symbols: Mapping[str, float]) -> float:
         """Rows a step that a GPU's cache lacks, if it evicts the least recently used."""
-        n, draws = symbols["N"], symbols["B"] * symbols["m"]
+        n = symbols["N"]
+        draws = symbols["B"] * symbols["m"]
         return misses(self.law, draws, n * self.options.cache_rows, self.seen) / n

@@ -89,7 +89,8 @@ def busiest_server(plan: Plan, model: Model, symbols: Mapping[str, float], serve
     by_load = sorted(
         _busiest_and_others(_hashed(plan.owned, model, symbols, servers), plan.busiest_by, servers), key=_asked_for
     )
-    others, busiest = by_load[0], by_load[-1]
+    others = by_load[0]
+    busiest = by_load[-1]
     return (busiest, others) if _asked_for(busiest) > _EVEN else (MEAN, MEAN)
 
 
@@ -100,13 +101,15 @@ def _asked_for(owner: Owner) -> float:
 
 def hashed_shares(model: Model, symbols: Mapping[str, float], by: str) -> list[Floats]:
     """The share of symbol `by` (m, u, U) of each table that each worker owns by hash placement [workers]."""
-    n, draws = int(symbols["N"]), symbols["B"] * symbols["m"]
+    n = int(symbols["N"])
+    draws = symbols["B"] * symbols["m"]
     widths = model.widths
     groups = sorted(set(widths))
     shares = []
     for number, (part, share, hot_ids) in enumerate(model.law.tables()):
         group = groups.index(widths[number]) if len(groups) > 1 else None
-        values = _hashed_table(part, share, hot_ids, draws, n, n, number, group)[_HASHED.index(by)]
+        of_names = _hashed_table(part, share, hot_ids, draws=draws, workers=n, n=n, number=number, group=group)
+        values = of_names[_HASHED.index(by)]
         shares.append(values / values.sum())
     return shares
 
@@ -147,9 +150,11 @@ def _at_owners(owner: Sequence[int] | Ints, loads: Mapping[str, Floats], n: int)
 def _of_groups(plan: Plan, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
     """The share of each symbol's value that each worker owns, relative to the mean [n], in a composed plan."""
     scale: dict[str, Floats] = {}
-    of_job, workers = symbols, n
+    of_job = symbols
+    workers = n
     for group in plan.groups:
-        symbols, n = block_of(of_job, group.replicas), workers // group.replicas
+        symbols = block_of(of_job, group.replicas)
+        n = workers // group.replicas
         if group.placement is Placement.TABLES:
             shares = _placed_shards(group, model, symbols, n)
         elif group.placement is Placement.SERVERS:
@@ -188,7 +193,9 @@ def _placed_shards(group: TableGroup, model: Model, symbols: Mapping[str, float]
 def _on_servers(group: TableGroup, model: Model, symbols: Mapping[str, float], n: int) -> dict[str, Floats]:
     """The share of a group's values that each worker owns, relative to the mean [n], where a table's rows are spread by
     hash over the workers of its server."""
-    draws, tables, widths = symbols["B"] * symbols["m"], model.law.tables(), model.widths
+    draws = symbols["B"] * symbols["m"]
+    tables = model.law.tables()
+    widths = model.widths
     floats = floats_of(model, widths)
     distinct = sorted(set(widths))
     loads = {name: np.zeros(n) for name in (*group.owned, *(mean for mean in ONE_WIDTH if mean[1] in group.owned))}
@@ -196,7 +203,9 @@ def _on_servers(group: TableGroup, model: Model, symbols: Mapping[str, float], n
         assert shard.owner is not None
         part, share, hot_ids = tables[shard.table]
         width = distinct.index(widths[shard.table]) if len(distinct) > 1 else None
-        of_names = _hashed_table(part, share, hot_ids, draws, n, group.server, shard.table, width)
+        of_names = _hashed_table(
+            part, share, hot_ids, draws=draws, workers=n, n=group.server, number=shard.table, group=width
+        )
         of_table = dict(zip(_HASHED, of_names, strict=True))
         of_table |= {"F": np.ones(group.server), "V": np.full(group.server, part.vocabulary / group.server)}
         workers = slice(shard.owner, shard.owner + group.server)
@@ -260,9 +269,8 @@ def _hashed(
     for number in range(len(tables)) if of is None else of:
         part, share, hot_ids = tables[number]
         group = groups.index(widths[number]) if floats else None
-        of_table = dict(
-            zip(_HASHED, _hashed_table(part, share, hot_ids, draws, workers, n, number, group), strict=True)
-        )
+        of_names = _hashed_table(part, share, hot_ids, draws=draws, workers=workers, n=n, number=number, group=group)
+        of_table = dict(zip(_HASHED, of_names, strict=True))
         of_table |= {name: of_table[name[1]] * floats[name[0]][number] for name in means}
         for name, load in of_table.items():
             loads[name] += load
@@ -278,7 +286,15 @@ _HASHED = ("m", "u", "U", "x", "X")
 # Candidate plans of a job hash the same tables.
 @lru_cache(maxsize=512)  # 0.6 MB each for 16,384 owners
 def _hashed_table(
-    part: ZipfLaw, share: float, hot_ids: float, draws: float, workers: int, n: int, number: int, group: int | None
+    part: ZipfLaw,
+    share: float,
+    hot_ids: float,
+    *,
+    draws: float,
+    workers: int,
+    n: int,
+    number: int,
+    group: int | None,
 ) -> tuple[Floats, ...]:
     """The `_HASHED` symbols' values of table `number` on each of `n` owners [n]."""
     bins = part.bins

@@ -15,6 +15,7 @@ from dessim.errors import FormulaError
 from dessim.trace.schema import PREFETCH, Collective, Kind, Phase, sent_factor
 from dessim.workload.dag import WORLD
 from dessim.workload.formula import ONE, ZERO, Formula
+from dessim.workload.options import Options
 from dessim.workload.symbols import EVEN_SHARE, OV, OWNED_VOCABULARY, WV, so, sr
 
 
@@ -150,7 +151,8 @@ class PlannedOp:
     def even_size(self, symbols: Mapping[str, float]) -> float:
         """S [bytes] of a collective with the same traffic whose ranks address equal shares to all ranks, themselves
         included."""
-        size, n = self.size.evaluate(symbols), self.members(symbols)
+        size = self.size.evaluate(symbols)
+        n = self.members(symbols)
         if self.local_share == EVEN_SHARE or n == 1:
             return size
         return size * (1 - self.local_share.evaluate(symbols)) * n / (n - 1)
@@ -204,7 +206,7 @@ class TableGroup:
 class Plan:
     """The ops of one step of one strategy, in issue order.
 
-    `strategy`: the strategy's name with its options.
+    `strategy`: the strategy's name with its options, which `options` holds.
     `caveat`: what the plan leaves out, where that matters; empty otherwise.
     `is_lower_bound`: whether a real step always takes longer than the plan's, so that it must not win a comparison.
     `pipelines`: whether ops of Phase.INPUT, which need only the samples, may run a step ahead.
@@ -221,6 +223,7 @@ class Plan:
 
     strategy: str
     ops: tuple[PlannedOp, ...]
+    options: Options = field(default_factory=Options)
     caveat: str = ""
     is_lower_bound: bool = False
     pipelines: bool = True

@@ -37,18 +37,19 @@ from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
 from dessim.workload.codecs import PLAIN, CodecConfig, parse_codecs
 from dessim.workload.coded_plan import coded, require_floats
-from dessim.workload.composed import GROUPED, ON_SERVERS, TablePlan, can_split_columns, compose, owners_of_rows
+from dessim.workload.composed import COLUMN_WISE, ON_SERVERS, TablePlan, can_split_columns, compose, owners_of_rows
 from dessim.workload.model import Model
-from dessim.workload.plan import Plan
+from dessim.workload.plan import Placement, Plan
 from dessim.workload.replicas import check as check_replicas
 from dessim.workload.spilt import check as check_spilt
 from dessim.workload.strategies import find_spec
 from dessim.workload.strategies import plan as plan_of
+from dessim.workload.strategies.sharded import TABLE_WISE
 
 if TYPE_CHECKING:
     from dessim.cluster import Cluster
 
-TABLE_STRATEGIES = ("data_parallel", "table_wise", "column_wise", ON_SERVERS, "row_wise", "row_all_to_all")
+TABLE_STRATEGIES = ("data_parallel", TABLE_WISE.name, COLUMN_WISE, ON_SERVERS, "row_wise", "row_all_to_all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ def read_plan(path: Path, model: Model, cluster: Cluster | None = None) -> JobPl
     tables = _tables(path, file, model)
     check_servers(path, file.gpus, tables, cluster)
     try:
-        check_replicas(file.replicas, [table.strategy for table in tables], any(table.is_split for table in tables))
+        check_replicas(file.replicas, [table.placement for table in tables], any(table.is_split for table in tables))
         check_spilt([table.strategy for table in tables if table.cached_rows], file.replicas)
     except UsageError as error:
         raise FileError(path, "", str(error)) from None
@@ -219,7 +220,7 @@ def _codecs(path: Path, text: str) -> CodecConfig:
 
 def check_servers(path: Path, gpus: int, tables: Sequence[TablePlan], cluster: Cluster | None) -> None:
     """Raises FileError where tables are on parts of servers, or on servers of different sizes."""
-    on_servers = [(number, table.ranks) for number, table in enumerate(tables) if table.strategy == ON_SERVERS]
+    on_servers = [(number, table.ranks) for number, table in enumerate(tables) if table.placement is Placement.SERVERS]
     for number, ranks in on_servers:
         server = len(ranks)
         problem = ""
@@ -306,7 +307,7 @@ def _strategy(path: Path, table: _Table, gpus: int, model: Model) -> TablePlan:
         if table.columns:
             raise FileError(path, where, f"{ON_SERVERS} keeps all columns of a row together: leave out columns")
         return TablePlan(table.strategy, table.ranks)
-    if table.strategy not in ("table_wise", "column_wise"):
+    if table.strategy not in (TABLE_WISE.name, COLUMN_WISE):
         if table.ranks or table.columns:
             raise FileError(path, where, f"{table.strategy} is on all ranks: leave out ranks and columns")
         return TablePlan(table.strategy)
@@ -315,7 +316,7 @@ def _strategy(path: Path, table: _Table, gpus: int, model: Model) -> TablePlan:
         problem = f"the rows of {model.name} have more than columns of an embedding, and have one owner"
     if problem:
         raise FileError(path, where, problem)
-    return TablePlan(GROUPED[0], table.ranks, table.columns)
+    return TablePlan(TABLE_WISE.name, table.ranks, table.columns)
 
 
 def _misplaced(table: _Table, gpus: int, width: int) -> str:
@@ -323,7 +324,7 @@ def _misplaced(table: _Table, gpus: int, width: int) -> str:
     ranks: Sequence[int] = table.ranks
     if not ranks or len(ranks) != len(table.columns):
         return f"{table.strategy} needs ranks, and the columns of each"
-    if (len(ranks) > 1) != (table.strategy == "column_wise"):
+    if (len(ranks) > 1) != (table.strategy == COLUMN_WISE):
         return f"{table.strategy} with {len(ranks)} ranks: table_wise has one owner, column_wise several"
     if len(set(ranks)) < len(ranks) or min(ranks) < 0 or max(ranks) >= gpus:
         return f"ranks {list(ranks)} must differ and be below {gpus}"

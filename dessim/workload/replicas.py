@@ -20,7 +20,7 @@ from dataclasses import replace
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective, Kind, Phase
 from dessim.workload.formula import Formula, group, renamed, symbol
-from dessim.workload.plan import OwnerRole, Participants, PlannedOp, TableGroup, Traffic, collective, compute
+from dessim.workload.plan import OwnerRole, Participants, Placement, PlannedOp, TableGroup, Traffic, collective, compute
 from dessim.workload.symbols import L, k, s
 
 R = symbol("R")
@@ -29,13 +29,13 @@ OF_BLOCK = {"N": "L", "B": "B_block"}
 _UPDATE = "update_rows"
 
 
-def check(replicas: int, strategies: Sequence[str], splits_columns: bool) -> None:
-    """Raises UsageError for tables that replicas cannot have."""
+def check(replicas: int, placements: Sequence[Placement], splits_columns: bool) -> None:
+    """Raises UsageError for tables that replicas cannot have, by the `placements` of their rows."""
     if replicas == 1:
         return
     if splits_columns:
         raise UsageError(f"replicas = {replicas}: column_wise tables have none; plan again --without column_wise")
-    if "table_row_wise" in strategies:
+    if Placement.SERVERS in placements:
         raise UsageError(f"replicas = {replicas}: table_row_wise tables have none; plan again --without table_row_wise")
 
 

@@ -61,7 +61,9 @@ class Job:
         missing = [name for name in ("N", "B", "m", "u", "U") if not header.symbols.get(name, 0) > 0]
         if missing:
             raise TraceError(path, "symbols", f"{missing[0]!r} is missing or zero")
-        n, b, m = header.symbols["N"], header.symbols["B"], header.symbols["m"]
+        n = header.symbols["N"]
+        b = header.symbols["B"]
+        m = header.symbols["m"]
         law = HeapsLaw.through(b / n * m, header.symbols["u"], b * m, header.symbols["U"])
         measured_input = model.input.model_copy(update={"ids_per_sample": m, "batch_per_worker": int(b / n)})
         return cls(

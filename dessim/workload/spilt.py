@@ -43,10 +43,14 @@ SPILLABLE = ("table_wise", "table_row_wise", "row_wise")
 SYMBOLS = tuple(f"{which}{what}" for which in "MHC" for what in "VWO")
 MISSED = symbol("MV")
 _MISSED_BYTES = group(symbol("MW") * sr + symbol("MO") * so)
-HOST_ROWS, HOST_STATE = symbol("HW") * sr, symbol("HO") * so
-"""Bytes in the host's memory."""
-ROWS_ON_GPU, STATE_ON_GPU = (symbol("CW") - symbol("HW")) * sr, (symbol("CO") - symbol("HO")) * so
-"""Bytes that caches add to a GPU's memory, less those of the rows that are in the host's instead."""
+HOST_ROWS = symbol("HW") * sr
+"""Bytes of rows in the host's memory."""
+HOST_STATE = symbol("HO") * so
+"""Bytes of their optimizer state there."""
+ROWS_ON_GPU = (symbol("CW") - symbol("HW")) * sr
+"""Bytes of rows that caches add to a GPU's memory, less those of the rows that are in the host's instead."""
+STATE_ON_GPU = (symbol("CO") - symbol("HO")) * so
+"""The same of optimizer state."""
 _SCANNED = 22
 """Bytes of memory traffic for each slot where the oldest slots are found: two passes over 8 bytes and a mask."""
 _FOUND = 4 * OWNED_IDS * k + OWNED_ROWS * 8 * k + symbol("CV") * _SCANNED
@@ -55,8 +59,10 @@ _KERNELS_OF_READ = 6
 _KERNELS_OF_TABLE = {"find": 36, "lookup": 12, "update_rows": 22}
 """Kernels that each spilt table adds to an op: it has its own store and cache. Counted in a step of the trainer
 in which no id was new: torch's calls, except views."""
-SLOT_OF_ROW, SLOT = 4, 16
-"""Bytes of the slot of each row, and of each slot's row and last use (des_ref/embedding/cached_rows.py)."""
+SLOT_OF_ROW = 4
+"""Bytes of the slot of each row (des_ref/embedding/cached_rows.py)."""
+SLOT = 16
+"""Bytes of each slot's row and last use."""
 INDEX_OF_CACHE = symbol("HV") * SLOT_OF_ROW + symbol("CV") * SLOT
 
 

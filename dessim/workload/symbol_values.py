@@ -106,5 +106,6 @@ def floats_of(model: Model, widths: Sequence[int]) -> dict[str, Floats]:
 
 def _means(model: Model, symbols: Mapping[str, float]) -> dict[str, float]:
     """The means of D, W and O where tables differ in width, by their symbols."""
-    counts, floats = counts_by_table(model, symbols), floats_by_table(model)
+    counts = counts_by_table(model, symbols)
+    floats = floats_by_table(model)
     return {name: float((counts[name[1]] * floats[name[0]]).sum() / counts[name[1]].sum()) for name in ONE_WIDTH}

@@ -31,6 +31,7 @@ from dessim.files import read_json, write_text
 from dessim.workload.composed import ON_SERVERS, TablePlan, can_split_columns, tables_of_strategy
 from dessim.workload.model import Model
 from dessim.workload.model_sections import Strict
+from dessim.workload.plan import Placement
 from dessim.workload.plan_file import JobPlan, check_servers, table_name
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def write_torchrec(path: Path, plan: JobPlan, model: Model, nodes: Ints) -> list
     `nodes` [ranks]: the server of each rank. Raises UsageError for a strategy that TorchRec does not have.
     """
     local_ranks = (np.arange(plan.gpus) - np.searchsorted(nodes, nodes)).tolist()
-    names, rows = table_names(model), rows_of(model)
+    names = table_names(model)
+    rows = rows_of(model)
     tables = plan.tables or _by_one_strategy(plan.strategy, model, plan.gpus)
     for number, table in enumerate(tables):
         if table.family not in EXPRESSIBLE:
@@ -136,10 +138,10 @@ def _by_one_strategy(strategy: str, model: Model, gpus: int) -> tuple[TablePlan,
 
 def _sharding(table: TablePlan, rows: int, width: int, local_ranks: Sequence[int]) -> Sharding:
     n = len(local_ranks)
-    if table.strategy == "data_parallel":
-        return Sharding(sharding_type="data_parallel", compute_kernel="dense", ranks=tuple(range(n)))
+    if table.placement is Placement.REPLICATED:
+        return Sharding(sharding_type=table.family, compute_kernel="dense", ranks=tuple(range(n)))
     ranks: Sequence[int] = table.ranks
-    if table.strategy in _BY_ROWS:
+    if table.placement is not Placement.TABLES:
         ranks = table.ranks or range(n)
         block = -(-rows // len(ranks))
         first = [min(part * block, rows) for part in range(len(ranks) + 1)]
@@ -199,7 +201,8 @@ def read_torchrec(
     for name in shardings:
         if name not in names:
             raise FileError(path, name, f"is no table of {model.name}")
-    rows, planned = rows_of(model), []
+    rows = rows_of(model)
+    planned = []
     for number, name in enumerate(names):
         if name not in shardings:
             raise FileError(path, "plan", f"{table_name(model, number)} of {model.name} is left out")
@@ -248,9 +251,12 @@ def _cover(shards: Sequence[Shard], shape: tuple[int, int], cut: int) -> bool:
 
     TorchRec leaves the last ranks without rows where a table has few.
     """
-    position, whole, least = 0, 1 - cut, cut
+    position = 0
+    whole = 1 - cut
+    least = cut
     for shard in shards:
-        offsets, sizes = shard.shard_offsets, shard.shard_sizes
+        offsets = shard.shard_offsets
+        sizes = shard.shard_sizes
         if (offsets[cut], offsets[whole], sizes[whole]) != (position, 0, shape[whole]) or sizes[cut] < least:
             return False
         position += sizes[cut]

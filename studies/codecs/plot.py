@@ -17,7 +17,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from dessim.cluster import load_cluster
-from dessim.commands.project import project
+from dessim.commands.project import run_projection
+from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Projection
 from dessim.files import read_toml, write_text
 from dessim.results.rows import data_csv
@@ -98,7 +99,14 @@ def prices(study: Mapping[str, Any]) -> list[Row]:
         cluster = load_cluster(where["cluster"])
         for codec in study["codecs"]:
             codecs = parse_codecs(codec["codec"])
-            (row,) = project(job, cluster, [settings["strategy"]], [where["gpus"]], codecs=codecs)
+            request = ProjectRequest(
+                job=job,
+                cluster=cluster,
+                strategies=[settings["strategy"]],
+                gpus=[where["gpus"]],
+                codecs=codecs,
+            )
+            (row,) = run_projection(request)
             assert isinstance(row, Projection)
             times = (row.breakdown.step_time_s, row.breakdown.compute_s, row.breakdown.exposed_comm_s)
             case = (where["cluster"], codec["name"], codec["codec"], row.gpus, round(row.bytes_per_worker))

@@ -19,7 +19,6 @@ from dessim.cluster.spec.topology_file import problems
 from dessim.collectives.choose import Floor
 from dessim.collectives.schedule import Stage
 from dessim.commands.collective import run_collective
-from dessim.commands.project import project
 from dessim.commands.support.projection import Projection
 from dessim.errors import ClusterError, UsageError
 from dessim.sim.fluid.flows import route_flows
@@ -29,6 +28,7 @@ from dessim.workload.scale import Job
 from tests.cluster.routing.test_routes import assert_route_is_a_path
 from tests.cluster.small_clusters import build, hosts, link, mixed_clusters
 from tests.cluster.test_bisection import maximum_flow
+from tests.projecting import project
 
 BIG = {"count": 2, "gpus": 4, "nics": 4, "nic": link("40 GB/s"), "nvlink": link("300 GB/s", "0.3 us")}
 SMALL = {"count": 3, "gpus": 4, "nics": 2, "nic": link("10 GB/s"), "pcie": link("20 GB/s"), "gpu": "a100-sxm-40gb"}

@@ -9,10 +9,10 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.cluster.scaled import KNOBS, has, scaled
-from dessim.commands.project import project
 from dessim.commands.support.projection import Projection
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
+from tests.projecting import project
 
 CLUSTER = load_cluster("a100-8x_leafspine_16")
 RATES = {"nic_rate": "nic_", "nvlink_rate": "nvlink_", "pcie_rate": "pcie_", "uplink_rate": "leaf_"}

@@ -9,7 +9,6 @@ import io
 import pytest
 
 from dessim.cluster import Cluster, load_cluster
-from dessim.commands.project import project
 from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
 from dessim.results import tables
@@ -19,6 +18,7 @@ from dessim.workload.model import Model, load_model
 from dessim.workload.owners import owners_of
 from dessim.workload.scale import Job
 from dessim.workload.strategies import plan
+from tests.projecting import project
 
 CLUSTER = load_cluster("one-switch_16")  # one H100 per host, no software overhead
 FM = load_model("fm")

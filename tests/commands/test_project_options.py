@@ -8,7 +8,6 @@ import pytest
 
 from dessim.cluster import Cluster, Gpu, load_cluster
 from dessim.cluster.kernels import Kernels
-from dessim.commands.project import project
 from dessim.commands.support.dedicated_servers import parse_servers
 from dessim.commands.support.projection import Projection
 from dessim.compute import Precision
@@ -19,6 +18,7 @@ from dessim.workload.codecs import parse_codecs
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 from dessim.workload.strategies import plan
+from tests.projecting import project
 
 CACHED = "row_all_gather+cache_rows=200000"
 

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
-from dessim.commands.project import project
 from dessim.commands.support.tenants_file import JobTable, TenantsFile, load_tenants_file
 from dessim.commands.tenants import TenantsRequest, run_tenants
 from dessim.errors import CapacityError, DessimError
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
+from tests.projecting import project
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CLUSTER = load_cluster(DOCS / "tenants" / "two_leaves.toml")

@@ -32,12 +32,12 @@ from des_ref.strategies.hot_rows import HotRows, hottest
 from des_ref.strategies.sample_assignment import assign_samples, samples_of
 from des_ref.train import main as train
 from dessim.cluster import load_cluster
-from dessim.commands.project import project
 from dessim.errors import UsageError
 from dessim.trace.check import check_trace
 from dessim.trace.io import load_trace
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
+from tests.projecting import project
 
 
 def batch_of(samples: list[list[int]]) -> Batch:

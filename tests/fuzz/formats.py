@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dessim.cluster import Cluster, load_cluster
-from dessim.commands.project import project
 from dessim.results.show import print_projection
 from dessim.sim.progress import Progress
 from dessim.workload.scale import Job
 from tests.fuzz.mutate import Mutation
+from tests.projecting import project
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "lab/switch_4"

@@ -36,7 +36,9 @@ def model_of(tables: tuple[tuple[int, int], ...] = TABLES, width: int = 64) -> M
 def loads(model: Model, n: int, batch: int = BATCH, server: int = 0) -> Loads:
     """Loads with rates of 50 GB/s and starts of 20 us."""
     symbols = Job.of_model(model).symbols(n, batch // n)
-    return loads_of(model, symbols, cluster().gpu, lambda op, size, participants: Rate(2e-5, 2e-11), server=server)
+    return loads_of(
+        model, symbols, cluster().gpu, rate_of=lambda op, size, participants: Rate(2e-5, 2e-11), server=server
+    )
 
 
 def model_text(tables: tuple[tuple[int, int], ...] = TABLES) -> str:

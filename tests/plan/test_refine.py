@@ -54,7 +54,13 @@ def refined(strategy: str, pinned: Mapping[int, Choice] | None = None) -> Simula
     assert start is not None
     found = Simulation(strategy)
     refine(
-        LOADS, {start.tables: found.step_s(start.tables)}, TABLE_STRATEGIES, pinned or {}, MODEL.widths, NODES, found
+        LOADS,
+        {start.tables: found.step_s(start.tables)},
+        TABLE_STRATEGIES,
+        pinned=pinned or {},
+        widths=MODEL.widths,
+        nodes=NODES,
+        simulate=found,
     )
     return found
 

@@ -11,7 +11,6 @@ import pytest
 from dessim.cluster import load_cluster
 from dessim.cluster.spread import BANDS, Spread, band
 from dessim.commands.collective import run_collective
-from dessim.commands.project import project
 from dessim.commands.support.projection import Projection
 from dessim.commands.support.spreads import spreads_on
 from dessim.commands.support.step import step_of
@@ -25,6 +24,7 @@ from dessim.workload.model import load_model
 from dessim.workload.owners import owners_of
 from dessim.workload.scale import Job
 from dessim.workload.strategies import plan as plan_of
+from tests.projecting import project
 
 GPUS = 16
 SPREAD = Spread(

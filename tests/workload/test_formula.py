@@ -248,13 +248,32 @@ def test_arrays_evaluate_elementwise_to_the_same_bits(built, batches):
         assert np.broadcast_to(built.evaluate_arrays(values), len(batches)).tolist() == each
 
 
+@given(built_formulas())
+def test_a_renamed_formula_prints_its_new_names_and_keeps_its_value(built):
+    names, values = {"B": "N", "N": "e", "D": "D_table_wise"}, {"N": 1.0, "e": 2.0, "D_table_wise": 3.0}
+    others = {"B": 1.0, "N": 2.0, "D": 3.0}
+    for before in (built, formula.parse(str(built))):
+        after = before.renamed(names)
+        assert set(after.symbols) == {names.get(name, name) for name in before.symbols}
+        assert value_or_none(after, SYMBOLS | values) == value_or_none(before, SYMBOLS | others)
+        assert value_or_none(formula.parse(str(after)), SYMBOLS | values) == value_or_none(before, SYMBOLS | others)
+
+
+def test_names_are_renamed_in_neither_numbers_nor_functions():
+    built = max_of(formula.symbol("e") * 1e-30, formula.symbol("max"))
+    assert str(built.renamed({"e": "B", "max": "D"})) == "max(B*1e-30, D)"
+    assert str(formula.parse("-(B - (N+D))/e**2").renamed({"e": "F"})) == "(-(B - (N + D)))/F**2"
+
+
 def test_arrays_of_different_shapes_broadcast():
     values = {"B": np.array([[1.0], [2.0]]), "N": np.array([1.0, 2.0, 4.0])}
     assert (B * log2(N)).evaluate_arrays(values).tolist() == [[0.0, 1.0, 2.0], [0.0, 2.0, 4.0]]
     with pytest.raises(FormulaError, match="'D'"):
         (B * D).evaluate_arrays(values)
+    with pytest.raises(FormulaError, match="division by zero"):
+        (1 / (1 / (N - 2))).evaluate_arrays(values)
     with pytest.raises(FormulaError, match="not a usable number"):
-        (1 / (N - 2)).evaluate_arrays(values)
+        (N * 1e30).evaluate_arrays(values)
 
 
 def test_only_zero_is_falsy():

@@ -109,29 +109,29 @@ def test_replicated_tails_grow_with_the_batch_and_sharded_ones_do_not() -> None:
 
 def test_a_job_that_does_not_fit_lists_its_memory_by_purpose() -> None:
     memory = Memory(rows=100 * GB, row_state=20 * GB, index=10 * GB, dense=1 * GB, activations=4 * GB)
-    require(memory, 135 * GB, "gpu", "job", {"N": 8.0})
+    require(memory, 135 * GB, "gpu", what="job", symbols={"N": 8.0})
     with pytest.raises(CapacityError) as caught:
-        require(memory, 80 * GB, "h100-sxm", "table_wise of big on 8 GPUs", {"N": 8.0})
+        require(memory, 80 * GB, "h100-sxm", what="table_wise of big on 8 GPUs", symbols={"N": 8.0})
     text = str(caught.value)
     assert text.startswith("table_wise of big on 8 GPUs does not fit: a GPU needs 125.7 GiB (rows 93.13 GiB, ")
     assert "their optimizer state 18.63 GiB, ids and index 9.313 GiB" in text and "activations 3.725 GiB" in text
     assert "h100-sxm has 74.51 GiB; use about 14 GPUs or more, " in text  # 8 * 130 / 75
     assert "--batch-per-worker" not in text and "--spill" in text and "\n" not in text
-    require(memory, 80 * GB, "gpu", "job", {"N": 8.0}, spill=True)
+    require(memory, 80 * GB, "gpu", what="job", symbols={"N": 8.0}, spill=True)
     with pytest.raises(CapacityError, match=r"can spill only the rows") as caught:
-        require(memory, 14 * GB, "gpu", "job", {"N": 8.0}, spill=True)
+        require(memory, 14 * GB, "gpu", what="job", symbols={"N": 8.0}, spill=True)
     assert "--spill" not in str(caught.value)
     assert "--batch-per-worker" in str(caught.value)  # index and dense weights alone take 11 of the 14
     with pytest.raises(CapacityError, match=r"; use GPUs with more memory$"):
-        require(memory, 1 * GB, "gpu", "job", {"N": 8.0})
+        require(memory, 1 * GB, "gpu", what="job", symbols={"N": 8.0})
 
 
 def test_what_fits_does_not_spill() -> None:
     model = model_of()
     p, symbols = plan("table_wise", model), model.symbols(8)
     memory = memory_of(p, symbols)
-    assert spill_of(p, model, memory, symbols, memory.total, 50e9) is None
-    spill = spill_of(p, model, memory, symbols, memory.total - 1e6, 50e9)
+    assert spill_of(p, model, memory, symbols=symbols, capacity=memory.total, bandwidth=50e9) is None
+    spill = spill_of(p, model, memory, symbols=symbols, capacity=memory.total - 1e6, bandwidth=50e9)
     assert spill is not None and spill.host_bytes == pytest.approx(1e6)
 
 
@@ -142,7 +142,9 @@ def test_uniform_ids_miss_in_proportion_to_spilled_rows(share: float) -> None:
     for name in STRATEGIES:
         p = plan(name, model)
         memory = memory_of(p, symbols)
-        spill = spill_of(p, model, memory, symbols, memory.total - share * memory.spillable, 50e9)
+        spill = spill_of(
+            p, model, memory, symbols=symbols, capacity=memory.total - share * memory.spillable, bandwidth=50e9
+        )
         assert spill is not None
         assert spill.rows_share == pytest.approx(share)
         assert spill.reads_share == pytest.approx(share, rel=1e-6)
@@ -160,7 +162,9 @@ def test_zipf_ids_miss_as_rarely_as_the_law_predicts(skew: float) -> None:
     model = model_of(skew=skew, vocabulary=vocabulary)
     symbols, p = model.symbols(n, 4096), plan("table_wise", model)
     memory = memory_of(p, symbols)
-    spill = spill_of(p, model, memory, symbols, memory.total - share * memory.spillable, 50e9)
+    spill = spill_of(
+        p, model, memory, symbols=symbols, capacity=memory.total - share * memory.spillable, bandwidth=50e9
+    )
     rows = vocabulary // 10  # of each of ten fields, which have two ids a sample
     weights = np.arange(1.0, rows + 1) ** -skew
     seen = -np.expm1(4096 * 2 * np.log1p(-weights / weights.sum()))
@@ -174,7 +178,10 @@ def test_more_rows_in_the_host_are_never_faster(share: float, skew: float, name:
     model = model_of(skew=skew)
     symbols, p = model.symbols(8), plan(name, model)
     memory = memory_of(p, symbols)
-    less, more = (spill_of(p, model, memory, symbols, memory.total - x * memory.spillable, 5e10) for x in (share, 0.99))
+    less, more = (
+        spill_of(p, model, memory, symbols=symbols, capacity=memory.total - x * memory.spillable, bandwidth=5e10)
+        for x in (share, 0.99)
+    )
     assert less is not None and more is not None
     assert less.reads_share <= more.reads_share <= 1 and less.reads_share <= share * (1 + 1e-6)
     assert all(less.seconds[op] <= more.seconds[op] for op in more.seconds)

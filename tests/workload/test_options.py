@@ -68,6 +68,7 @@ def test_plans_with_options_evaluate_and_copy_only_on_the_copy_stream(strategy: 
     found = plan(strategy, model)
     values = found.symbols(model.symbols(16))
     assert found.strategy == strategy and found.is_pipelined is False and found.pipelined().is_pipelined
+    assert found.options and found.options == parse_strategy(strategy)[1]
     for op in found.ops:
         for size in (op.size, op.flops, op.mem, op.keeps, op.table_rows, op.local_share):
             assert size.evaluate(values) >= 0, (op.name, size)

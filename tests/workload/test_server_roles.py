@@ -84,4 +84,4 @@ def test_the_error_for_small_servers_states_how_many_suffice() -> None:
     assert str(caught.value).startswith("ps_sync of deepfm on 8 GPUs does not fit: a parameter server needs ")
     worker, _ = served_memory(PLAN, v, 2)
     with pytest.raises(CapacityError, match=r"use fewer samples a GPU \(--batch-per-worker\)$"):
-        require(worker, worker.total / 2, "gpu", "job", v)  # more GPUs would not help
+        require(worker, worker.total / 2, "gpu", what="job", symbols=v)  # more GPUs would not help

@@ -16,6 +16,7 @@ from dessim.workload.model import load_model, parse_model
 from dessim.workload.options import Options
 from dessim.workload.plan import Plan, Traffic, compute
 from dessim.workload.strategies import STRATEGIES, find_spec, parse_strategy, plan, spec_of
+from dessim.workload.strategies.table_row_wise import TABLE_ROW_WISE
 
 MIB = 2**20
 KINDS = {
@@ -316,6 +317,8 @@ def test_specs_describe_their_plans():
         assert spec.has_servers or not spec.dedicated_servers
         assert not spec.traced_as or STRATEGIES[spec.traced_as].synchronous
         assert spec.substitutes == any(op.name == "partials" for op in planned.ops)
+        assert spec.table_placement in (None, planned.placement)
+    assert TABLE_ROW_WISE.table_placement is TABLE_ROW_WISE.plan(model, Options()).placement
 
 
 def test_a_spec_is_found_by_name_with_or_without_options():

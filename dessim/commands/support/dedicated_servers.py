@@ -35,7 +35,7 @@ from dessim.workload.memory import Memory
 from dessim.workload.owners import Owner
 from dessim.workload.plan import Plan, PlannedOp
 from dessim.workload.server_roles import Roles, Work, on_server, requests_of
-from dessim.workload.strategies import STRATEGIES, spec_of
+from dessim.workload.strategies import STRATEGIES, parse_strategy, spec_of
 
 _MOST_AUTO_WORKERS = 128
 """Workers are not folded, so a simulation with servers takes minutes for more."""
@@ -170,7 +170,7 @@ def check_servers(strategies: Sequence[str], servers: Servers | None) -> None:
         if without and servers is None:
             raise UsageError(f"{without[0]} needs dedicated servers: add --servers 16, for example")
         return
-    with_options = [strategy for strategy in served if "+" in strategy]
+    with_options = [strategy for strategy in served if parse_strategy(strategy)[1]]
     if with_options:
         raise UsageError(
             f"--servers and {with_options[0]}: options of strategies are not modelled for dedicated servers; leave one "

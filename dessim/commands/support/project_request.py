@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 from dessim.cluster import Cluster
 from dessim.commands.support.dedicated_servers import Servers, check_servers, default_servers
@@ -56,21 +55,6 @@ class ProjectRequest:
     scenario: Scenario | None = None
     codecs: CodecConfig | None = None
     composed: Sequence[Plan] = ()
-
-
-class ProjectOptions(TypedDict, total=False):
-    """The optional keyword arguments of `project`: fields of `ProjectRequest`."""
-
-    algorithms: Mapping[Collective, str] | None
-    error_bar: float | None
-    folding: bool
-    network: NetworkName
-    spill: bool
-    servers: Servers | None
-    pipeline: bool
-    graphs: bool
-    scenario: Scenario | None
-    codecs: CodecConfig | None
 
 
 def check_request(request: ProjectRequest) -> None:

@@ -42,7 +42,8 @@ class Block:
 def blocks(parts: Iterable[tuple[Column, ...]]) -> Iterator[Block]:
     """The blocks of a log that comes in `parts` of any length: columns of the same tables."""
     held: list[tuple[Column, ...]] = []
-    samples = number = 0
+    samples = 0
+    number = 0
     size = LARGEST_BLOCK
     for part in parts:
         held.append(part)
@@ -53,7 +54,8 @@ def blocks(parts: Iterable[tuple[Column, ...]]) -> Iterator[Block]:
             for block in _cut(whole, size, number, cut):
                 yield block
                 number = block.number + 1
-            held, samples = [tuple(column.cut(cut, samples) for column in whole)], samples - cut
+            held = [tuple(column.cut(cut, samples) for column in whole)]
+            samples -= cut
     if not number:
         size = block_size(samples)
     if samples:

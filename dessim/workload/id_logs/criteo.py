@@ -32,7 +32,8 @@ def read(path: Path) -> Iterator[tuple[Column, ...]]:
 
     Raises FileError with the number of the line for a line that does not have 40 columns or whose label is not 0 or 1.
     """
-    rest, first = b"", 1
+    rest = b""
+    first = 1
     try:
         with _opened(path) as file:
             while block := file.read(_READ_BYTES):

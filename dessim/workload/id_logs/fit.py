@@ -65,7 +65,8 @@ def _law(point: Floats, different: int) -> ZipfLaw:
 
 def _descended(curve: _Curve, point: Floats) -> Floats:
     """The minimum near `point`, by Levenberg's method within the bounds."""
-    damping, loss = 1e-3, curve.loss(point)
+    damping = 1e-3
+    loss = curve.loss(point)
     for _ in range(_MAX_ROUNDS):
         residuals = curve.residuals(point)
         slopes = _slopes(curve, point, residuals)

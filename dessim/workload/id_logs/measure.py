@@ -92,7 +92,8 @@ def measure(names: Sequence[str], parts: Iterable[tuple[Column, ...]], source: s
     without ids.
     """
     tallies: list[Tally] = []
-    complete, samples = [0, 0], 0  # complete blocks of each half
+    complete = [0, 0]  # complete blocks of each half
+    samples = 0
     size = 0
     for block in blocks(parts):
         size = block.size

@@ -60,7 +60,8 @@ class CrossV2(DesOrMesh):
         return super().needs_operand(by_field) or self.rank is None or not by_field
 
     def costs(self, shape: Shape) -> Costs:
-        n, r = shape.pooled, self.rank
+        n = shape.pooled
+        r = self.rank
         if r is not None and not self.needs_operand(shape.by_field):
             leg = Round(wire=number(r), pair_flops=4 * Dq * r + 4 * Dq, pair_floats=2 * Dq)
             return Costs(

@@ -37,7 +37,8 @@ class Fvae(OperatorSpec):
         return ""
 
     def costs(self, shape: Shape) -> Costs:
-        first, codes = self.widths[0], 2 * self.latent
+        first = self.widths[0]
+        codes = 2 * self.latent
         products = sum(a * b for a, b in pairwise((*self.widths, codes)))
         return Costs(
             "fvae",

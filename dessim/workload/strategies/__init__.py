@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from dessim.errors import UsageError
 from dessim.workload.model import Model
-from dessim.workload.options import Options, parse_options
+from dessim.workload.options import Options, parse_options, split_options
 from dessim.workload.plan import Plan
 from dessim.workload.strategies.data_parallel import DATA_PARALLEL
 from dessim.workload.strategies.des import DES_ALL_REDUCE, DES_REDUCE_SCATTER
@@ -36,23 +36,24 @@ STRATEGIES: dict[str, StrategySpec] = {
 
 def find_spec(strategy: str) -> StrategySpec | None:
     """The spec of a strategy, with or without options behind its name; None if there is no such strategy."""
-    return STRATEGIES.get(strategy.partition("+")[0])
+    name, _ = split_options(strategy)
+    return STRATEGIES.get(name)
 
 
 def spec_of(strategy: str) -> StrategySpec:
     """The spec of a strategy, with or without options behind its name. Raises UsageError if there is none."""
     spec = find_spec(strategy)
     if spec is None:
-        name = strategy.partition("+")[0]
+        name, _ = split_options(strategy)
         raise UsageError(f"unknown strategy {name!r}; choose from {', '.join(STRATEGIES)}")
     return spec
 
 
 def parse_strategy(text: str) -> tuple[str, Options]:
     """A strategy's name and its options. Raises UsageError for an option that it does not take."""
-    name, *settings = text.split("+")
+    name, _ = split_options(text)
     by_strategy = {spec.name: spec.options for spec in STRATEGIES.values() if spec.options}
-    return name, parse_options(text, settings, by_strategy)
+    return name, parse_options(text, by_strategy)
 
 
 # Projections at many scales, and every step of a search, ask for the same plans.

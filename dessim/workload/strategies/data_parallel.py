@@ -73,4 +73,9 @@ def data_parallel(model: Model) -> Plan:
     )
 
 
-DATA_PARALLEL = StrategySpec("data_parallel", build=lambda model, options: data_parallel(model), options=("shampoo",))
+DATA_PARALLEL = StrategySpec(
+    "data_parallel",
+    build=lambda model, options: data_parallel(model),
+    options=("shampoo",),
+    table_placement=Placement.REPLICATED,
+)

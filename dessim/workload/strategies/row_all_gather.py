@@ -42,7 +42,8 @@ from dessim.workload.symbols import COUNTS, LOCAL_SAMPLES, OWNED_ROWS, ROW_AND_S
 
 def row_all_gather(model: Model, options: Options) -> Plan:
     """Plan of gathering all rows of the global batch on every worker."""
-    gather, cached = Collective.ALL_GATHER, bool(options.cache_rows)
+    gather = Collective.ALL_GATHER
+    cached = bool(options.cache_rows)
     misses = M * ROW_AND_STATE
     copies = (
         compute("find", Phase.FORWARD, "merge_ids", mem=OWNED_ROWS * 8 * k, kernels=20, role=OwnerRole.WORKS),

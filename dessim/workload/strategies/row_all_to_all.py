@@ -25,7 +25,7 @@ from dessim.trace.schema import Collective, Phase
 from dessim.workload.formula import Formula, group
 from dessim.workload.model import Model
 from dessim.workload.options import Expected, Options
-from dessim.workload.plan import OwnerRole, Plan, PlannedOp, Traffic, collective
+from dessim.workload.plan import OwnerRole, Placement, Plan, PlannedOp, Traffic, collective
 from dessim.workload.strategies.parts import (
     dense_grad,
     dense_part,
@@ -121,7 +121,8 @@ def hot_grad(options: Options) -> Sequence[PlannedOp]:
     """The AllReduce of the gradients of the hot rows that occur in the batch."""
     if not options.hot_rows:
         return ()
-    size, deps = (U - X) * W * s, ("scatter_grad", "hot_seen")
+    size = (U - X) * W * s
+    deps = ("scatter_grad", "hot_seen")
     return (collective("hot_grad", Phase.BACKWARD, Collective.ALL_REDUCE, Traffic.SPARSE, size, *deps),)
 
 
@@ -144,4 +145,9 @@ def with_options(plan: Plan, model: Model, options: Options) -> Plan:
     )
 
 
-ROW_ALL_TO_ALL = StrategySpec("row_all_to_all", build=row_all_to_all, options=("hot_rows", "look_ahead", "shampoo"))
+ROW_ALL_TO_ALL = StrategySpec(
+    "row_all_to_all",
+    build=row_all_to_all,
+    options=("hot_rows", "look_ahead", "shampoo"),
+    table_placement=Placement.HASH,
+)

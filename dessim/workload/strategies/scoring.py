@@ -23,7 +23,8 @@ from dessim.workload.symbols import OWNED_IDS, OWNED_ROWS, B, F, k, s, sd
 
 def scoring(model: Model, output: Output, scatter: bool) -> list[PlannedOp]:
     """The ops of the softmax. `scatter`: whether each worker has the codes of its own samples only."""
-    all_reduce, fields = Collective.ALL_REDUCE, model.input.fields
+    all_reduce = Collective.ALL_REDUCE
+    fields = model.input.fields
     codes = B * output.code  # floats of all codes
     outputs = OWNED_ROWS * output.row  # floats of a worker's output rows
     scores = B * OWNED_ROWS

@@ -200,6 +200,16 @@ def scatter_and_update(model: Model, dep: str, pooled: Formula, replicated: bool
     )
 
 
-TABLE_WISE = StrategySpec("table_wise", build=lambda model, options: table_wise(model), options=("shampoo",))
-ROW_WISE = StrategySpec("row_wise", build=lambda model, options: row_wise(model), options=("shampoo",))
+TABLE_WISE = StrategySpec(
+    "table_wise",
+    build=lambda model, options: table_wise(model),
+    options=("shampoo",),
+    table_placement=Placement.TABLES,
+)
+ROW_WISE = StrategySpec(
+    "row_wise",
+    build=lambda model, options: row_wise(model),
+    options=("shampoo",),
+    table_placement=Placement.HASH,
+)
 MESH = StrategySpec("mesh", build=lambda model, options: mesh(model), options=("shampoo",))

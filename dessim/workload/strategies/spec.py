@@ -9,7 +9,7 @@ from dessim.errors import UsageError
 from dessim.workload.formula import renamed
 from dessim.workload.model import Model
 from dessim.workload.options import Options
-from dessim.workload.plan import Plan
+from dessim.workload.plan import Placement, Plan
 from dessim.workload.strategies.shampoo import with_shampoo
 from dessim.workload.symbols import ONE_WIDTH
 
@@ -41,6 +41,7 @@ class StrategySpec:
     `synchronous`: whether all workers take a step together.
     `pipelines`: whether ops of Phase.INPUT may run a step ahead.
     `traced_as`: the strategy whose traces give the compute of its steps; empty if its own do.
+    `table_placement`: where it keeps the rows of a table in a composed plan; None if it trains whole models only.
     """
 
     name: str
@@ -53,6 +54,7 @@ class StrategySpec:
     synchronous: bool = True
     pipelines: bool = True
     traced_as: str = ""
+    table_placement: Placement | None = None
 
     def plan(self, model: Model, options: Options) -> Plan:
         """The plan of a step. Raises UsageError if the strategy cannot train the model."""
@@ -67,6 +69,7 @@ class StrategySpec:
             built = renamed(built, ONE_WIDTH)
         built = replace(
             built,
+            options=options,
             pipelines=self.pipelines,
             precision=model.precision.dense,
         )

@@ -62,4 +62,8 @@ def _between(name: str, phase: Phase, dep: str, role: OwnerRole) -> PlannedOp:
     )
 
 
-TABLE_ROW_WISE = StrategySpec("table_row_wise", build=lambda model, options: table_row_wise(model))
+TABLE_ROW_WISE = StrategySpec(
+    "table_row_wise",
+    build=lambda model, options: table_row_wise(model),
+    table_placement=Placement.SERVERS,
+)

@@ -11,7 +11,7 @@ from dessim.cluster import load_cluster
 from dessim.cluster.load import topology_root
 from dessim.cluster.scaled import scaled
 from dessim.commands.collective import run_collective
-from dessim.commands.project import project, run_projection
+from dessim.commands.project import run_projection
 from dessim.commands.questions.what_if import (
     NAMES,
     Change,
@@ -28,6 +28,7 @@ from dessim.trace.io import load_trace, write_trace
 from dessim.trace.schema import Collective
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
+from tests.projecting import project
 from tests.test_cli import PROJECT, RAIL, refused, run
 from tests.trace.build import all_ops, header
 

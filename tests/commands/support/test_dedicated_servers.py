@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from dessim.cli.app import app
 from dessim.cluster import load_cluster
 from dessim.cluster.load import load_device
-from dessim.commands.project import project
 from dessim.commands.support.dedicated_servers import Servers, parse_servers
 from dessim.commands.support.project_request import ProjectRequest
 from dessim.commands.support.projection import Misfit, Projection
@@ -28,6 +27,7 @@ from dessim.workload.owners import busiest_server
 from dessim.workload.scale import Job
 from dessim.workload.server_roles import requests_of
 from dessim.workload.strategies import plan
+from tests.projecting import project
 
 CLUSTER = load_cluster("one-switch_16")
 JOB = Job.of_model(load_model("fm"))

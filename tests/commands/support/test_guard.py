@@ -8,7 +8,6 @@ import pytest
 
 from dessim.cluster import load_cluster
 from dessim.commands import project as project_module
-from dessim.commands.project import project
 from dessim.commands.support.projection import Projection
 from dessim.errors import PhysicsError
 from dessim.workload.formula import number
@@ -17,6 +16,7 @@ from dessim.workload.owners import MEAN, Owner
 from dessim.workload.plan import OwnerRole, Plan
 from dessim.workload.scale import Job
 from dessim.workload.strategies import STRATEGIES
+from tests.projecting import project
 
 JOB = Job.of_model(load_model("deepfm"))
 CLUSTER = load_cluster("h100-8x_rail_128")

@@ -41,7 +41,11 @@ def refused(code: int, text: str, *arguments: str) -> None:
 
 ON_RAIL = ("--cluster", RAIL, "--gpus", "16")
 GOODPUT = ("--mtbf", "264 d", "--checkpoint", "60 s", "--restart", "10 min")
+EIGHT = ("--gpus", "8")
+RNG = ("--algorithm", "rng")
 SPILL = ("--gpus", "8", "--spill")
+COLLECTIVE = ("collective", "all_reduce", "--size", "1MiB")
+ON_LAB = ("--cluster", "lab/switch_4", "--gpus", "4", "--network", "packet")
 PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cluster", RAIL)
 
 
@@ -82,6 +86,25 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "--chunks: at most", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB", "--chunks", "9" * 30)),
         (2, "--gpus '9999", (*PROJECT, "--gpus", "9" * 5000)),
         (2, "--nodes: at most", ("goodput", "--nodes", "9" * 400, *GOODPUT)),
+        (2, "unknown strategy 'table-wise'; did you mean table_wise?", (*PROJECT, "--strategy", "table-wise", *EIGHT)),
+        (2, "did you mean des_all_reduce or des_reduce_scatter?", (*PROJECT, "--strategy", "des", *EIGHT)),
+        (1, "no such model file; did you mean deepfm?", (*PROJECT, "--model", "DeepFM", *EIGHT)),
+        (1, "h100-8x: no such topology; did you mean h100-", ("topo", "show", "h100-8x")),
+        (1, "no such topology; all: dessim topo list; or give a .toml file", ("topo", "show", "cray")),
+        (1, "did you mean nccl-roce?", (*PROJECT, *EIGHT, "--transport", "nccl_roce")),
+        (2, "did you mean h100-sxm?", (*PROJECT, *EIGHT, "--device", "h100_sxm")),
+        (2, "--algorithm: no algorithm 'rng' for all_reduce; did you mean ring?", (*COLLECTIVE, *ON_RAIL, *RNG)),
+        (2, "--codec: codec 'bf15': did you mean bf16? use fp32", (*PROJECT, *EIGHT, "--codec", "bf15")),
+        (2, "--codec: codec 'topk': did you mean top_k? use fp32", (*PROJECT, *EIGHT, "--codec", "topk")),
+        (2, "--gpus 8,16,8: 8 is named twice", (*PROJECT, "--gpus", "8,16,8")),
+        (2, "--gpus 8,08: 8 is named twice", (*PROJECT, "--gpus", "8,08")),
+        (2, "--strategy mesh,mesh: mesh is named twice", (*PROJECT, "--strategy", "mesh,mesh", *EIGHT)),
+        (2, "packet needs a gloo transport, and not nccl-ib", (*PROJECT, *EIGHT, "--network", "packet")),
+        (2, "add --transport gloo-tcp", (*COLLECTIVE, *ON_RAIL, "--network", "packet")),
+        (2, "--fold off: not with --network packet", (*PROJECT, *EIGHT, "--network", "packet", "--fold", "off")),
+        (2, "--chunks, --dims: not with --network", (*COLLECTIVE, *ON_LAB, "--chunks", "2", "--dims", "2x2")),
+        (2, "--algorithm: not with --network packet", (*COLLECTIVE, *ON_LAB, "--algorithm", "ring")),
+        (2, "--tolerance: not with --network packet", (*COLLECTIVE, *ON_LAB, "--tolerance", "0.1")),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -180,7 +180,15 @@ def parse_names(text: str, flag: str) -> list[str]:
     names = [part.strip() for part in text.split(",")]
     if not all(names):
         raise UsageError(f"{flag} {text!r}: an empty entry; separate entries by single commas")
+    _require_once(names, text, flag)
     return names
+
+
+def _require_once(values: Sequence[str | int], text: str, flag: str) -> None:
+    """Raise UsageError for a value that `text`, given as `flag`, names twice."""
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise UsageError(f"{flag} {text[:80]}: {str(value)[:40]} is named twice")
 
 
 def _is_whole(text: str) -> bool:
@@ -195,6 +203,7 @@ def parse_counts(text: str, option: str = "--gpus") -> list[int]:
         if not _is_whole(part):
             raise UsageError(f"{option} {part[:40]!r}: write whole numbers of at least 1, such as 8,64,512")
         counts.append(int(part))
+    _require_once(counts, text, option)
     return counts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from dessim.results.rows import Row, data_csv
 from dessim.results.style import STRATEGY_STYLE, house_style, style_of
 from dessim.results.svg import Plot, plotted
 from dessim.units import format_count, format_size, format_time
+from dessim.wording import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,8 +98,7 @@ def check_columns(shown: Encoding, known: Sequence[str]) -> None:
         ("--x", "--y", "--hue", "--facet"), (shown.x, shown.y, shown.hue, shown.facet), strict=True
     ):
         if column is not None and column not in known:
-            close = difflib.get_close_matches(column, known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(column, known)
             raise UsageError(f"{flag} {column}: no such column; {hint}columns: {', '.join(known)}")
 
 

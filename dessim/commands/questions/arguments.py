@@ -21,14 +21,14 @@ from dessim.commands.questions.what_if import AnyChange, parse_changes
 from dessim.commands.replay import ReplayRequest
 from dessim.commands.support.dedicated_servers import parse_servers
 from dessim.commands.support.plain import Plain
-from dessim.commands.support.project_request import ProjectRequest
+from dessim.commands.support.project_request import ProjectRequest, check_packet
 from dessim.commands.support.server_defaults import AUTO, SERVER_DEVICE
 from dessim.errors import UsageError
 from dessim.sim.engine import NetworkName
 from dessim.sim.faults.fault_file import Scenario, load_faults
 from dessim.trace.io import Trace
 from dessim.trace.schema import COLLECTIVES, Collective
-from dessim.workload.codecs import parse_codecs
+from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model
 from dessim.workload.plan_file import JobPlan, read_plan
 from dessim.workload.scale import Job
@@ -98,7 +98,7 @@ class ProjectArguments(Plain):
             servers=parse_servers(
                 self.servers, self.server_device, self.server_threads, self.staleness, self.jitter, self.seed
             ),
-            codecs=parse_codecs(self.codecs) if self.codecs is not None else None,
+            codecs=_codecs(self.codecs) if self.codecs is not None else None,
             scenario=_scenario(self.faults, cluster),
         )
 
@@ -134,10 +134,13 @@ class ReplayArguments(Plain):
     def request(self, trace: Trace, cluster: Cluster) -> ReplayRequest:
         """The request about a trace on a cluster. Raises UsageError."""
         check_network(self.network)
+        algorithms = named_algorithms(self.algorithms)
+        if self.network == "packet":
+            check_packet(cluster, algorithms, fold_off=not self.folding)
         return ReplayRequest(
             trace=trace,
             cluster=cluster,
-            algorithms=named_algorithms(self.algorithms),
+            algorithms=algorithms,
             folding=self.folding,
             network=self.network,
         )
@@ -175,11 +178,16 @@ class CollectiveArguments(Plain):
         check_network(self.network)
         if self.protocol or self.channels is not None or self.gpus_per_process > 1:
             _check_nccl(self.protocol, cluster.transport, self.network)
+        op = _collective(self.op, f"{self.op!r}")
+        if self.network == "packet":
+            given = {"chunks": self.chunks is not None, "dims": bool(self.dims), "root": self.root != 0}
+            given |= {"tolerance": self.tolerance > 0, "faults": self.faults is not None, "fold_off": not self.folding}
+            check_packet(cluster, {op: self.algorithm}, **given)
         if self.chunks is not None and self.chunks > _MOST_CHUNKS:
             raise UsageError(f"--chunks: at most {_MOST_CHUNKS:,}")
         return CollectiveRequest(
             cluster=cluster,
-            op=_collective(self.op, f"{self.op!r}"),
+            op=op,
             gpus=self.gpus,
             size=self.size,
             algorithm=self.algorithm,
@@ -198,6 +206,13 @@ class CollectiveArguments(Plain):
             tolerance=self.tolerance,
             scenario=_scenario(self.faults, cluster),
         )
+
+
+def _codecs(text: str) -> CodecConfig:
+    try:
+        return parse_codecs(text)
+    except UsageError as error:
+        raise UsageError(f"--codec: {error}") from None
 
 
 def check_network(network: str) -> None:

@@ -105,6 +105,13 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "--chunks, --dims: not with --network", (*COLLECTIVE, *ON_LAB, "--chunks", "2", "--dims", "2x2")),
         (2, "--algorithm: not with --network packet", (*COLLECTIVE, *ON_LAB, "--algorithm", "ring")),
         (2, "--tolerance: not with --network packet", (*COLLECTIVE, *ON_LAB, "--tolerance", "0.1")),
+        (1, "--faults no.toml: no such file", (*PROJECT, *EIGHT, "--faults", "no.toml")),
+        (1, "--model no.toml: no such file", (*PROJECT, *EIGHT, "--model", "no.toml")),
+        (1, "--plan no.toml: no such file", (*PROJECT, "--plan", "no.toml")),
+        (1, "--ids no.toml: no such file", (*PROJECT, *EIGHT, "--ids", "no.toml")),
+        (1, "--transport no.toml: no such file", (*COLLECTIVE, *ON_RAIL, "--transport", "no.toml")),
+        (1, "--against no.json: no such file", (*PROJECT, *EIGHT, "--html", "x.html", "--against", "no.json")),
+        (1, "--measured no.json: no such file", ("validate", "--measured", "no.json")),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dessim.cli.output import to_draw, to_plot, to_write
-from dessim.errors import UnitError, UsageError
+from dessim.cli.output import to_draw, to_load, to_plot, to_read, to_write
+from dessim.errors import DessimError, UnitError, UsageError
 from dessim.trace.schema import COLLECTIVES
 from dessim.units import parse_size
 
@@ -93,7 +93,8 @@ class Launch(StrEnum):
 
 
 IdsOption = Annotated[
-    Path | None, typer.Option("--ids", help="File of `dessim ids`: rows and laws of the model's tables, by name.")
+    Path | None,
+    typer.Option("--ids", callback=to_read, help="File of `dessim ids`: rows and laws of the model's tables, by name."),
 ]
 PrecisionOption = Annotated[
     str | None,
@@ -127,12 +128,15 @@ TransportOption = Annotated[
     Path | None,
     typer.Option(
         "--transport",
+        callback=to_load,
         help="Profile from `dessim calibrate`, or a shipped transport such as nccl-roce, in place of the cluster's.",
     ),
 ]
 FaultsOption = Annotated[
     Path | None,
-    typer.Option("--faults", help="TOML file of faults: links, switches, slow GPUs. Format: docs/faults.md."),
+    typer.Option(
+        "--faults", callback=to_read, help="TOML file of faults: links, switches, slow GPUs. Format: docs/faults.md."
+    ),
 ]
 DrawOption = Annotated[
     Path | None,
@@ -170,6 +174,8 @@ def earlier_run(against: Path | None, html: Path | None, command: str) -> Earlie
         return None
     if html is None:
         raise UsageError(f"--against {against}: the page shows the comparison; add --html FILE")
+    if not against.exists():
+        raise DessimError(f"--against {against}: no such file")
     from dessim.results.pages.earlier import load_earlier
 
     return load_earlier(against, command)

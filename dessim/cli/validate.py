@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dessim.cli.options import CsvOption, FigureOption, JsonOption, parse_names
-from dessim.cli.output import guarded, print_json, to_write
+from dessim.cli.output import guarded, print_json, to_read, to_write
 from dessim.errors import CheckFailed, FileError, UsageError
 from dessim.files import read_json
 
@@ -34,7 +34,7 @@ def validate(
     ] = "",
     only: Annotated[str, typer.Option(help="Only cases whose names contain this text.")] = "",
     measured: Annotated[
-        Path | None, typer.Option(help="Measure nothing; predict the measurements that --save wrote.")
+        Path | None, typer.Option(callback=to_read, help="Measure nothing; predict the measurements that --save wrote.")
     ] = None,
     save: Annotated[
         Path | None, typer.Option(callback=to_write, help="Also write the measurements to this file.")

@@ -13,10 +13,12 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import dessim
 from dessim.cli.app import app
 from dessim.trace.io import write_trace
 from tests.trace.build import all_ops, header
 
+MODELS = Path(dessim.__file__).parent / "workload" / "models"
 RAIL = "h100-8x_rail_128"
 
 
@@ -43,6 +45,7 @@ ON_RAIL = ("--cluster", RAIL, "--gpus", "16")
 GOODPUT = ("--mtbf", "264 d", "--checkpoint", "60 s", "--restart", "10 min")
 EIGHT = ("--gpus", "8")
 RNG = ("--algorithm", "rng")
+DAYS = ("--mtbf", "90 days")
 SPILL = ("--gpus", "8", "--spill")
 COLLECTIVE = ("collective", "all_reduce", "--size", "1MiB")
 ON_LAB = ("--cluster", "lab/switch_4", "--gpus", "4", "--network", "packet")
@@ -112,10 +115,23 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (1, "--transport no.toml: no such file", (*COLLECTIVE, *ON_RAIL, "--transport", "no.toml")),
         (1, "--against no.json: no such file", (*PROJECT, *EIGHT, "--html", "x.html", "--against", "no.json")),
         (1, "--measured no.json: no such file", ("validate", "--measured", "no.json")),
+        (2, "'days' is not a unit of time; write for example", ("goodput", "--nodes", "8", *GOODPUT[2:], *DAYS)),
+        (2, "; units: ns, us, µs, ms, s, min, h, d", ("goodput", "--nodes", "8", *GOODPUT[2:], *DAYS)),
+        (1, "mine.json: is no golden file of dessim", ("check", "mine.json")),
+        (1, "mine.toml: name: missing; kind: unknown key", ("model", "check", "mine.toml")),
+        (2, "--data nosuch: write ml-100k, synthetic, or the path of a file", ("demo", "--data", "nosuch")),
+        (2, "--strategy 'mash': the demo records a trace; did you mean mesh?", ("demo", "--strategy", "mash")),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )
-def test_mistakes_get_one_line_and_the_right_code(code: int, text: str, arguments: tuple[str, ...]) -> None:
+def test_mistakes_get_one_line_and_the_right_code(
+    code: int, text: str, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text('{"rows": []}')
+    (tmp_path / "mine.toml").write_text(
+        'kind = "dlrm"\n' + (MODELS / "deepfm.toml").read_text().replace('name = "deepfm"\n', "")
+    )
     refused(code, text, *arguments)
 
 
@@ -129,6 +145,20 @@ def test_a_trace_with_an_unknown_group_or_peer_is_refused_and_the_check_says_so(
         code, out, _ = run("trace", "check", path)
         assert code == 3 and says in out
         assert run("trace", "info", path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("'--gpus': ", (*COLLECTIVE, "--cluster", RAIL, "--gpus", "8,16")),
+        ("'--network': ", (*COLLECTIVE, *ON_RAIL, "--network", "foo")),
+        ("'--jitter': ", (*PROJECT, *EIGHT, "--jitter", "some")),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_in_plain_words(text: str, arguments: tuple[str, ...]) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2 and text in err
+    assert not any(words in err for words in ("Value error", "Input should be a valid", "unable to parse"))
 
 
 def test_usage_errors_exit_2() -> None:

@@ -81,6 +81,11 @@ def _check(rows: Sequence[Row], axes: Sequence[str], shown: Encoding) -> None:
     check_columns(shown, _unique([column for row in rows for column in row]))
     if not all(_is_number(row.get(shown.y, 0)) for row in rows):
         raise UsageError(f"--y {shown.y}: the column has texts; name one of numbers, such as samples_per_s")
+    require_apart(rows, axes, shown)
+
+
+def require_apart(rows: Sequence[Row], axes: Sequence[str], shown: Encoding) -> None:
+    """Raise UsageError for rows that would share a point of the figure."""
     at: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         place = tuple(row.get(column) for column in (shown.x, shown.hue, shown.facet) if column is not None)

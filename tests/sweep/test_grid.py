@@ -111,10 +111,12 @@ GPUS = GRID + "gpus = 2\n"
     [
         ("", "grid: missing; write [grid] with model, cluster, strategy, gpus"),
         ("grid = 3", "write a table, [grid] or [[grid]]"),
-        ("grids = 3", "grids: unknown key; keys: schema_version"),
+        ("grids = 3", "grids: unknown key; did you mean grid? keys: schema_version"),
         (GPUS + "[what]", "what: unknown key"),
         ("schema_version = 2\n" + GPUS, "this dessim reads 1"),
         (GRID, "grid.gpus: missing"),
+        ("cluster = 'one-switch_16'\n" + GPUS, "cluster: unknown key; cluster is an axis: put it under [grid]"),
+        (GPUS + "[were]\ngpus = 2", "were: unknown key; did you mean where? keys: "),
         (GPUS + "gpu = 3", "grid.gpu: no such axis; did you mean gpus?"),
         (GRID + "gpus = 0", "grid.gpus: write a whole number of at least 1"),
         (GRID + "gpus = true", "grid.gpus: write a whole number"),

@@ -45,6 +45,8 @@ ON_RAIL = ("--cluster", RAIL, "--gpus", "16")
 GOODPUT = ("--mtbf", "264 d", "--checkpoint", "60 s", "--restart", "10 min")
 EIGHT = ("--gpus", "8")
 RNG = ("--algorithm", "rng")
+DIMS = ("--gpus", "16", "--dims", "3x3")
+IDEAL = ("--strategy", "ps_sync", "--servers", "ideal")
 DAYS = ("--mtbf", "90 days")
 SPILL = ("--gpus", "8", "--spill")
 COLLECTIVE = ("collective", "all_reduce", "--size", "1MiB")
@@ -121,6 +123,15 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (1, "mine.toml: name: missing; kind: unknown key", ("model", "check", "mine.toml")),
         (2, "--data nosuch: write ml-100k, synthetic, or the path of a file", ("demo", "--data", "nosuch")),
         (2, "--strategy 'mash': the demo records a trace; did you mean mesh?", ("demo", "--strategy", "mash")),
+        (2, "--dims 3x3 are not factors of 16 ranks", (*COLLECTIVE, "--cluster", "one-switch_16", *DIMS)),
+        (2, "--dims has no effect on what NCCL chooses", (*COLLECTIVE, "--cluster", RAIL, *DIMS)),
+        (2, "--chunks has no effect on what NCCL chooses", (*COLLECTIVE, *ON_RAIL, "--chunks", "4")),
+        (2, "--root has no effect on auto all_reduce; leave it out", (*COLLECTIVE, *ON_RAIL, "--root", "3")),
+        (2, "--server-threads is for ps_sync and ps_async", (*PROJECT, *EIGHT, "--server-threads", "4")),
+        (2, "--seed is for ps_sync and ps_async", (*PROJECT, *EIGHT, "--seed", "4")),
+        (2, "--server-device is for ps_sync", (*PROJECT, *EIGHT, "--server-device", "h100-sxm")),
+        (2, "--server-threads is for dedicated", (*PROJECT, *IDEAL, *EIGHT, "--server-threads", "4")),
+        (2, "--seed is for dedicated", (*PROJECT, *IDEAL, *EIGHT, "--seed", "4")),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )

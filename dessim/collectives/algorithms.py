@@ -272,7 +272,7 @@ def check_options(op: Collective, algorithm: str, **given: bool) -> None:
         if is_given and chosen and option not in taken:
             flag = "uneven" if option == "sizes" else option
             able = [name for name, entry in table.items() if option in entry.takes]
-            users = f"; it is used by {', '.join(able)}" if able else ""
+            users = f"; it is used by {', '.join(able)}" if able else "; leave it out"
             raise UsageError(f"--{flag} has no effect on {algorithm} {op}{users}")
 
 

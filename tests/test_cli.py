@@ -132,6 +132,7 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "--server-device is for ps_sync", (*PROJECT, *EIGHT, "--server-device", "h100-sxm")),
         (2, "--server-threads is for dedicated", (*PROJECT, *IDEAL, *EIGHT, "--server-threads", "4")),
         (2, "--seed is for dedicated", (*PROJECT, *IDEAL, *EIGHT, "--seed", "4")),
+        (2, "did you mean all_reduce? write OP=NAME", (*PROJECT, *EIGHT, "--algorithm", "allreduce=ring")),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )
@@ -162,6 +163,7 @@ def test_a_trace_with_an_unknown_group_or_peer_is_refused_and_the_check_says_so(
     ("text", "arguments"),
     [
         ("'--gpus': ", (*COLLECTIVE, "--cluster", RAIL, "--gpus", "8,16")),
+        ("did you mean all_reduce?", ("collective", "all-reduce", *ON_RAIL, "--size", "1MiB")),
         ("'--network': ", (*COLLECTIVE, *ON_RAIL, "--network", "foo")),
         ("'--jitter': ", (*PROJECT, *EIGHT, "--jitter", "some")),
     ],

@@ -28,6 +28,7 @@ from dessim.sim.engine import NetworkName
 from dessim.sim.faults.fault_file import Scenario, load_faults
 from dessim.trace.io import Trace
 from dessim.trace.schema import COLLECTIVES, Collective
+from dessim.wording import did_you_mean
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model
 from dessim.workload.plan_file import JobPlan, read_plan
@@ -227,7 +228,7 @@ def parse_algorithms(texts: Iterable[str], what: str = "--algorithm") -> dict[st
     for text in texts:
         op, equals, name = (piece.strip() for piece in text.partition("="))
         if not equals or not name or op not in COLLECTIVES:
-            raise UsageError(f"{what} {text!r}: write OP=NAME, such as all_reduce=ring")
+            raise UsageError(f"{what} {text!r}: {did_you_mean(op, COLLECTIVES)}write OP=NAME, such as all_reduce=ring")
         chosen[op] = name
     return chosen
 
@@ -240,7 +241,8 @@ def named_algorithms(algorithms: Mapping[str, str]) -> dict[Collective, str]:
 def _collective(name: str, what: str) -> Collective:
     """The collective `name`. Raises UsageError, which names `what`."""
     if name not in COLLECTIVES:
-        raise UsageError(f"{what}: no such collective; choose from {', '.join(COLLECTIVES)}")
+        hint = did_you_mean(name, COLLECTIVES)
+        raise UsageError(f"{what}: no such collective; {hint}choose from {', '.join(COLLECTIVES)}")
     return Collective(name)
 
 

@@ -165,8 +165,8 @@ def _find(name_or_path: str | Path) -> Path:
         return shipped[name]
     if path.suffix == ".toml" or path.is_dir():
         raise ClusterError(path, "", "is a folder, not a topology file" if path.is_dir() else "no such topology file")
-    hint = did_you_mean(name, shipped) or "all: dessim topo list; "
-    raise ClusterError(name, "", f"no such topology; {hint}or give a .toml file")
+    hint = did_you_mean(name, shipped).strip() or "all: dessim topo list; or give a .toml file"
+    raise ClusterError(name, "", f"no such topology; {hint}")
 
 
 def _read_toml(path: Path) -> Mapping[str, Any]:

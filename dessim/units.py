@@ -31,6 +31,7 @@ _POWER = {"W": 1.0, "kW": 1e3, "MW": 1e6}
 _PRICE = {"$/h": 1.0}
 _SAMPLES = {f"{prefix}samples/s": factor for prefix, factor in _DECIMAL.items()}
 
+_MOST_LISTED = 8  # units in a message; sizes and bandwidths have more
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
 
 
@@ -45,7 +46,8 @@ def _parse(text: object, units: Mapping[str, float], what: str, example: str) ->
     if not unit:
         raise UnitError(f'{what} {text!r} has no unit; write for example "{example}"')
     if unit not in units:
-        raise UnitError(f'{text!r}: {unit!r} is not a unit of {what}; write for example "{example}"')
+        listed = f"; units: {', '.join(units)}" if len(units) <= _MOST_LISTED else ""
+        raise UnitError(f'{text!r}: {unit!r} is not a unit of {what}; write for example "{example}"{listed}')
     value = float(number) * units[unit]
     if value < 0 or not math.isfinite(value):
         raise UnitError(f"{what} {text!r} must be finite and not negative")

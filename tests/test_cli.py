@@ -13,10 +13,12 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import dessim
 from dessim.cli.app import app
 from dessim.trace.io import write_trace
 from tests.trace.build import all_ops, header
 
+MODELS = Path(dessim.__file__).parent / "workload" / "models"
 RAIL = "h100-8x_rail_128"
 
 
@@ -41,7 +43,14 @@ def refused(code: int, text: str, *arguments: str) -> None:
 
 ON_RAIL = ("--cluster", RAIL, "--gpus", "16")
 GOODPUT = ("--mtbf", "264 d", "--checkpoint", "60 s", "--restart", "10 min")
+EIGHT = ("--gpus", "8")
+RNG = ("--algorithm", "rng")
+DIMS = ("--gpus", "16", "--dims", "3x3")
+IDEAL = ("--strategy", "ps_sync", "--servers", "ideal")
+DAYS = ("--mtbf", "90 days")
 SPILL = ("--gpus", "8", "--spill")
+COLLECTIVE = ("collective", "all_reduce", "--size", "1MiB")
+ON_LAB = ("--cluster", "lab/switch_4", "--gpus", "4", "--network", "packet")
 PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cluster", RAIL)
 
 
@@ -82,10 +91,59 @@ PROJECT = ("project", "--model", "deepfm", "--strategy", "des_all_reduce", "--cl
         (2, "--chunks: at most", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB", "--chunks", "9" * 30)),
         (2, "--gpus '9999", (*PROJECT, "--gpus", "9" * 5000)),
         (2, "--nodes: at most", ("goodput", "--nodes", "9" * 400, *GOODPUT)),
+        (2, "unknown strategy 'table-wise'; did you mean table_wise?", (*PROJECT, "--strategy", "table-wise", *EIGHT)),
+        (2, "did you mean des_all_reduce or des_reduce_scatter?", (*PROJECT, "--strategy", "des", *EIGHT)),
+        (1, "no such model file; did you mean deepfm?", (*PROJECT, "--model", "DeepFM", *EIGHT)),
+        (1, "h100-8x: no such topology; did you mean h100-", ("topo", "show", "h100-8x")),
+        (1, "no such topology; all: dessim topo list; or give a .toml file", ("topo", "show", "cray")),
+        (1, "did you mean nccl-roce?", (*PROJECT, *EIGHT, "--transport", "nccl_roce")),
+        (2, "did you mean h100-sxm?", (*PROJECT, *EIGHT, "--device", "h100_sxm")),
+        (2, "--algorithm: no algorithm 'rng' for all_reduce; did you mean ring?", (*COLLECTIVE, *ON_RAIL, *RNG)),
+        (2, "--codec: codec 'bf15': did you mean bf16? use fp32", (*PROJECT, *EIGHT, "--codec", "bf15")),
+        (2, "--codec: codec 'topk': did you mean top_k? use fp32", (*PROJECT, *EIGHT, "--codec", "topk")),
+        (2, "--gpus 8,16,8: 8 is named twice", (*PROJECT, "--gpus", "8,16,8")),
+        (2, "--gpus 8,08: 8 is named twice", (*PROJECT, "--gpus", "8,08")),
+        (2, "--strategy mesh,mesh: mesh is named twice", (*PROJECT, "--strategy", "mesh,mesh", *EIGHT)),
+        (2, "packet needs a gloo transport, and not nccl-ib", (*PROJECT, *EIGHT, "--network", "packet")),
+        (2, "add --transport gloo-tcp", (*COLLECTIVE, *ON_RAIL, "--network", "packet")),
+        (2, "--fold off: not with --network packet", (*PROJECT, *EIGHT, "--network", "packet", "--fold", "off")),
+        (2, "--chunks, --dims: not with --network", (*COLLECTIVE, *ON_LAB, "--chunks", "2", "--dims", "2x2")),
+        (2, "--algorithm: not with --network packet", (*COLLECTIVE, *ON_LAB, "--algorithm", "ring")),
+        (2, "--tolerance: not with --network packet", (*COLLECTIVE, *ON_LAB, "--tolerance", "0.1")),
+        (1, "--faults no.toml: no such file", (*PROJECT, *EIGHT, "--faults", "no.toml")),
+        (1, "--model no.toml: no such file", (*PROJECT, *EIGHT, "--model", "no.toml")),
+        (1, "--plan no.toml: no such file", (*PROJECT, "--plan", "no.toml")),
+        (1, "--ids no.toml: no such file", (*PROJECT, *EIGHT, "--ids", "no.toml")),
+        (1, "--transport no.toml: no such file", (*COLLECTIVE, *ON_RAIL, "--transport", "no.toml")),
+        (1, "--against no.json: no such file", (*PROJECT, *EIGHT, "--html", "x.html", "--against", "no.json")),
+        (1, "--measured no.json: no such file", ("validate", "--measured", "no.json")),
+        (2, "'days' is not a unit of time; write for example", ("goodput", "--nodes", "8", *GOODPUT[2:], *DAYS)),
+        (2, "; units: ns, us, µs, ms, s, min, h, d", ("goodput", "--nodes", "8", *GOODPUT[2:], *DAYS)),
+        (1, "mine.json: is no golden file of dessim", ("check", "mine.json")),
+        (1, "mine.toml: name: missing; kind: unknown key", ("model", "check", "mine.toml")),
+        (2, "--data nosuch: write ml-100k, synthetic, or the path of a file", ("demo", "--data", "nosuch")),
+        (2, "--strategy 'mash': the demo records a trace; did you mean mesh?", ("demo", "--strategy", "mash")),
+        (2, "--dims 3x3 are not factors of 16 ranks", (*COLLECTIVE, "--cluster", "one-switch_16", *DIMS)),
+        (2, "--dims has no effect on what NCCL chooses", (*COLLECTIVE, "--cluster", RAIL, *DIMS)),
+        (2, "--chunks has no effect on what NCCL chooses", (*COLLECTIVE, *ON_RAIL, "--chunks", "4")),
+        (2, "--root has no effect on auto all_reduce; leave it out", (*COLLECTIVE, *ON_RAIL, "--root", "3")),
+        (2, "--server-threads is for ps_sync and ps_async", (*PROJECT, *EIGHT, "--server-threads", "4")),
+        (2, "--seed is for ps_sync and ps_async", (*PROJECT, *EIGHT, "--seed", "4")),
+        (2, "--server-device is for ps_sync", (*PROJECT, *EIGHT, "--server-device", "h100-sxm")),
+        (2, "--server-threads is for dedicated", (*PROJECT, *IDEAL, *EIGHT, "--server-threads", "4")),
+        (2, "--seed is for dedicated", (*PROJECT, *IDEAL, *EIGHT, "--seed", "4")),
+        (2, "did you mean all_reduce? write OP=NAME", (*PROJECT, *EIGHT, "--algorithm", "allreduce=ring")),
         (2, "name one size", ("collective", "all_reduce", *ON_RAIL, "--size", "1MiB,2MiB", "--draw", "x.svg")),
     ],
 )
-def test_mistakes_get_one_line_and_the_right_code(code: int, text: str, arguments: tuple[str, ...]) -> None:
+def test_mistakes_get_one_line_and_the_right_code(
+    code: int, text: str, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text('{"rows": []}')
+    (tmp_path / "mine.toml").write_text(
+        'kind = "dlrm"\n' + (MODELS / "deepfm.toml").read_text().replace('name = "deepfm"\n', "")
+    )
     refused(code, text, *arguments)
 
 
@@ -99,6 +157,21 @@ def test_a_trace_with_an_unknown_group_or_peer_is_refused_and_the_check_says_so(
         code, out, _ = run("trace", "check", path)
         assert code == 3 and says in out
         assert run("trace", "info", path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("'--gpus': ", (*COLLECTIVE, "--cluster", RAIL, "--gpus", "8,16")),
+        ("did you mean all_reduce?", ("collective", "all-reduce", *ON_RAIL, "--size", "1MiB")),
+        ("'--network': ", (*COLLECTIVE, *ON_RAIL, "--network", "foo")),
+        ("'--jitter': ", (*PROJECT, *EIGHT, "--jitter", "some")),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_in_plain_words(text: str, arguments: tuple[str, ...]) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2 and text in err
+    assert not any(words in err for words in ("Value error", "Input should be a valid", "unable to parse"))
 
 
 def test_usage_errors_exit_2() -> None:

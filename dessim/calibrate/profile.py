@@ -23,6 +23,7 @@ from dessim.cluster.spec.topology_file import problems
 from dessim.cluster.spread import OTHER
 from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
+from dessim.wording import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ def load_transport(path: Path) -> Transport:
     if not path.exists() and str(path) in shipped:
         return TransportTable.model_validate({"name": str(path), **shipped[str(path)]}).build()
     if not path.exists() and not path.suffix:
-        raise FileError(path, "", f"no such profile or shipped transport; shipped: {', '.join(shipped)}")
+        hint = did_you_mean(str(path), shipped)
+        raise FileError(path, "", f"no such profile or shipped transport; {hint}shipped: {', '.join(shipped)}")
     tables = read_toml(path)
     if "transport" not in tables:
         raise FileError(path, "", "has no [transport]; write one with: dessim calibrate --nccl-tests LOG... -o PROFILE")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
+
+from dessim.wording import in_words
 
 _WHOLE = 1000  # characters; more than any verb's first sentence
 
@@ -21,6 +24,15 @@ class Verbs(TyperGroup):
 
 class RootVerbs(Verbs):
     """The verbs of `dessim`. The two options for shell completion work, but `--help` names them in one line only."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # Some versions of typer check values with pydantic, and quote its words.
+            if (mistakes := getattr(error.__cause__, "errors", None)) is not None:
+                error.message = in_words(mistakes()[0])
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for parameter in self.params:

@@ -58,7 +58,7 @@ def model_show(name: ModelArgument, json: JsonOption = False) -> None:
 def model_check(name: ModelArgument, json: JsonOption = False) -> None:
     """Check a model file, and name the strategies that can train the model.
 
-    The exit code is 2 if the file cannot be read, and 3 if no strategy can train the model.
+    The exit code is 1 if the file is wrong or missing, and 3 if no strategy can train the model.
     """
     from dessim.workload.describe_model import strategies_for
     from dessim.workload.model import load_model

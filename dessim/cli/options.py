@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dessim.cli.output import to_draw, to_plot, to_write
-from dessim.errors import UnitError, UsageError
+from dessim.cli.output import to_draw, to_load, to_plot, to_read, to_write
+from dessim.errors import DessimError, UnitError, UsageError
 from dessim.trace.schema import COLLECTIVES
 from dessim.units import parse_size
+from dessim.wording import did_you_mean
 
 if TYPE_CHECKING:
     from dessim.results.pages.earlier import Earlier
@@ -38,7 +39,8 @@ class Fold(StrEnum):
 def operation(text: str) -> str:
     """The name of a collective. An argument of an enum's type would put all names into one overlong line of --help."""
     if text not in COLLECTIVES:
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(COLLECTIVES)}.")
+        hint = did_you_mean(text, COLLECTIVES)
+        raise typer.BadParameter(f"{text!r} is no collective; {hint}choose from {', '.join(COLLECTIVES)}.")
     return text
 
 
@@ -93,7 +95,8 @@ class Launch(StrEnum):
 
 
 IdsOption = Annotated[
-    Path | None, typer.Option("--ids", help="File of `dessim ids`: rows and laws of the model's tables, by name.")
+    Path | None,
+    typer.Option("--ids", callback=to_read, help="File of `dessim ids`: rows and laws of the model's tables, by name."),
 ]
 PrecisionOption = Annotated[
     str | None,
@@ -127,12 +130,15 @@ TransportOption = Annotated[
     Path | None,
     typer.Option(
         "--transport",
+        callback=to_load,
         help="Profile from `dessim calibrate`, or a shipped transport such as nccl-roce, in place of the cluster's.",
     ),
 ]
 FaultsOption = Annotated[
     Path | None,
-    typer.Option("--faults", help="TOML file of faults: links, switches, slow GPUs. Format: docs/faults.md."),
+    typer.Option(
+        "--faults", callback=to_read, help="TOML file of faults: links, switches, slow GPUs. Format: docs/faults.md."
+    ),
 ]
 DrawOption = Annotated[
     Path | None,
@@ -170,6 +176,8 @@ def earlier_run(against: Path | None, html: Path | None, command: str) -> Earlie
         return None
     if html is None:
         raise UsageError(f"--against {against}: the page shows the comparison; add --html FILE")
+    if not against.exists():
+        raise DessimError(f"--against {against}: no such file")
     from dessim.results.pages.earlier import load_earlier
 
     return load_earlier(against, command)
@@ -180,7 +188,15 @@ def parse_names(text: str, flag: str) -> list[str]:
     names = [part.strip() for part in text.split(",")]
     if not all(names):
         raise UsageError(f"{flag} {text!r}: an empty entry; separate entries by single commas")
+    _require_once(names, text, flag)
     return names
+
+
+def _require_once(values: Sequence[str | int], text: str, flag: str) -> None:
+    """Raise UsageError for a value that `text`, given as `flag`, names twice."""
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise UsageError(f"{flag} {text[:80]}: {str(value)[:40]} is named twice")
 
 
 def _is_whole(text: str) -> bool:
@@ -195,6 +211,7 @@ def parse_counts(text: str, option: str = "--gpus") -> list[int]:
         if not _is_whole(part):
             raise UsageError(f"{option} {part[:40]!r}: write whole numbers of at least 1, such as 8,64,512")
         counts.append(int(part))
+    _require_once(counts, text, option)
     return counts
 
 

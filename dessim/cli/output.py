@@ -87,6 +87,26 @@ def _to_write(
     return path
 
 
+def to_read(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Require that the file of an option exists, before the command starts."""
+    _require_file(context, parameter, path)
+    return path
+
+
+def to_load(context: typer.Context, parameter: typer.CallbackParam, name: str | Path | None) -> str | Path | None:
+    """Require the same of an option that also takes shipped names, which have no suffix."""
+    if name is not None and Path(name).suffix:
+        _require_file(context, parameter, Path(name))
+    return name
+
+
+def _require_file(context: typer.Context, parameter: typer.CallbackParam, path: Path | None) -> None:
+    if path is not None and not context.resilient_parsing:
+        with _one_line():
+            if not path.exists():
+                raise DessimError(f"{parameter.opts[0]} {path}: no such file")
+
+
 def to_fill(context: typer.Context, parameter: typer.CallbackParam, name: str | None) -> Path | None:
     """Check the folder that an option writes into. Of type str, an empty name is not taken for the current folder."""
     path = Path(name) if name is not None else None

@@ -31,7 +31,7 @@ from dessim.cli.options import (
     parse_quantity,
     parse_scales,
 )
-from dessim.cli.output import command_line, guarded, print_json, to_write
+from dessim.cli.output import command_line, guarded, print_json, to_load, to_read, to_write
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime, UsageError
 from dessim.units import parse_price, parse_throughput
@@ -47,7 +47,7 @@ class Format(StrEnum):
 @guarded
 def plan(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="Model file, or a shipped model such as deepfm.")],
+    model: Annotated[str, typer.Option(callback=to_load, help="Model file, or a shipped model such as deepfm.")],
     cluster: ClusterOption,
     gpus: Annotated[str, typer.Option(help="Numbers of GPUs, such as 8,64; or a range that doubles, 8..1024.")],
     batch: Annotated[
@@ -61,10 +61,12 @@ def plan(
         str | None, typer.Option(help='Leave out what costs more, such as "400 $/h"; with --prices.')
     ] = None,
     prices: Annotated[
-        Path | None, typer.Option(help="TOML file with the price of a GPU or a node: docs/planner.md.")
+        Path | None,
+        typer.Option(callback=to_read, help="TOML file with the price of a GPU or a node: docs/planner.md."),
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(help="TOML file of tables whose strategy is fixed: docs/planner.md.")
+        Path | None,
+        typer.Option(callback=to_read, help="TOML file of tables whose strategy is fixed: docs/planner.md."),
     ] = None,
     without: Annotated[
         str | None,
@@ -90,7 +92,8 @@ def plan(
     network: NetworkOption = Network.FLUID,
     transport: TransportOption = None,
     from_: Annotated[
-        Path | None, typer.Option("--from", help="TorchRec plan (.json) to price beside ours: docs/planner.md.")
+        Path | None,
+        typer.Option("--from", callback=to_read, help="TorchRec plan (.json) to price beside ours: docs/planner.md."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -40,7 +40,7 @@ from dessim.cli.options import (
     parse_counts,
     parse_names,
 )
-from dessim.cli.output import command_line, draw_used, guarded, print_json
+from dessim.cli.output import command_line, draw_used, guarded, print_json, to_load, to_read
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.commands.support.server_defaults import AUTO, SERVER_DEVICE
 from dessim.errors import OutOfTime, UsageError
@@ -58,11 +58,16 @@ def project(
     trace: Annotated[
         Path | None, typer.Argument(help="Trace folder, NAME.trace; or give --model.", show_default=False)
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model file, or a shipped model such as deepfm.")] = None,
+    model: Annotated[
+        str | None, typer.Option(callback=to_load, help="Model file, or a shipped model such as deepfm.")
+    ] = None,
     ids: IdsOption = None,
     plan: Annotated[
         Path | None,
-        typer.Option(help="Plan file of `dessim plan`, or of TorchRec (.json), in place of, or beside, strategies."),
+        typer.Option(
+            callback=to_read,
+            help="Plan file of `dessim plan`, or of TorchRec (.json), in place of, or beside, strategies.",
+        ),
     ] = None,
     batch_per_worker: Annotated[int | None, typer.Option(help="Samples per GPU and step.", min=1)] = None,
     spill: Annotated[

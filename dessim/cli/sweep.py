@@ -81,11 +81,12 @@ def sweep(
             _list(files)
         return
     from dessim.sweep.run import conclude, plan_sweep, run_sweep
-    from dessim.sweep.tables import axis_columns, columns_of
+    from dessim.sweep.tables import axis_columns, columns_of, labels_of
 
     folder = Path(out) if out is not None else Path(f"{study.stem}.sweep")
     plan = plan_sweep(study, folder, _shard(shard))
-    shown.check(list(axis_columns(plan.study).values()), columns_of(plan.study))
+    axes = axis_columns(plan.study)
+    shown.check(list(axes.values()), columns_of(plan.study), [labels_of(row, axes) for row in plan.rows])
     if not json:
         print(_sizes(plan), flush=True)
     if dry_run:
@@ -191,14 +192,20 @@ class _Shown:
     where: Sequence[str]
     command: str
 
-    def check(self, axes: Sequence[str], columns: Sequence[str]) -> None:
-        """Raise UsageError for columns that the results of a study will not have."""
-        from dessim.results.sweep_figure import Encoding, check_columns
+    def check(self, axes: Sequence[str], columns: Sequence[str], points: Sequence[dict[str, Any]]) -> None:
+        """Raise UsageError for columns that the results of a study will not have, and for a figure in which `points`,
+        which have the values of the `axes`, would coincide.
+        """
+        from dessim.results.sweep_figure import Encoding, check_columns, require_apart
 
         if self.figure is not None:
             check_columns(Encoding(*self.columns), columns)
         for condition in self.where:
-            _condition(condition, axes)
+            column, value = _condition(condition, axes)
+            points = [point for point in points if str(point[column]) == value]
+        x, _, hue, facet = self.columns
+        if self.figure is not None and {x, hue, facet} - {None} <= set(axes):
+            require_apart(points, axes, Encoding(*self.columns))
 
     def write(self, folder: Path) -> list[Path]:
         """Write what was asked for of a folder's results, and return the files."""

@@ -10,7 +10,7 @@ import typer
 
 from dessim.cli.groups import Verbs
 from dessim.cli.options import ClusterArgument, JsonOption
-from dessim.cli.output import guarded, print_json, report_check, to_draw, to_write
+from dessim.cli.output import guarded, print_json, report_check, to_draw, to_read, to_write
 from dessim.files import write_text
 
 topo = typer.Typer(
@@ -106,10 +106,12 @@ def topo_import(
         typer.Option("--out", "-o", callback=to_write, help="File to write; must not exist.", show_default=False),
     ],
     fabric: Annotated[
-        Path | None, typer.Option("--fabric", help="ibnetdiscover, SLURM's topology.conf, GraphML or InfraGraph.")
+        Path | None,
+        typer.Option("--fabric", callback=to_read, help="ibnetdiscover, SLURM's topology.conf, GraphML or InfraGraph."),
     ] = None,
     node: Annotated[
-        Path | None, typer.Option("--node", help="One server: NCCL_TOPO_DUMP_FILE, or `nvidia-smi topo -m`.")
+        Path | None,
+        typer.Option("--node", callback=to_read, help="One server: NCCL_TOPO_DUMP_FILE, or `nvidia-smi topo -m`."),
     ] = None,
     compute: Annotated[
         str | None, typer.Option("--compute", help="Regular expression: adapters of the fabric that serve GPUs.")

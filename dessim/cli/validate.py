@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dessim.cli.options import CsvOption, FigureOption, JsonOption, parse_names
-from dessim.cli.output import guarded, print_json, to_write
+from dessim.cli.output import guarded, print_json, to_read, to_write
 from dessim.errors import CheckFailed, FileError, UsageError
 from dessim.files import read_json
 
@@ -34,7 +34,8 @@ def validate(
     ] = "",
     only: Annotated[str, typer.Option(help="Only cases whose names contain this text.")] = "",
     measured: Annotated[
-        Path | None, typer.Option(help="Measure nothing; predict the measurements that --save wrote.")
+        Path | None,
+        typer.Option(callback=to_read, help="In place of --lab: predict the measurements that --save wrote."),
     ] = None,
     save: Annotated[
         Path | None, typer.Option(callback=to_write, help="Also write the measurements to this file.")
@@ -62,10 +63,10 @@ def validate(
     from dessim.validate.run import KINDS, ValidationRequest
     from dessim.validate.run import validate as run
 
-    if not lab:
+    if not lab and measured is None:
         raise UsageError(
-            "say what to validate against: --lab runs the cases for real on this machine, "
-            "--published predicts published readings of GPU clusters"
+            "say what to validate against: --lab runs the cases for real on this machine, --measured FILE predicts "
+            "what --save wrote, --published predicts published readings of GPU clusters"
         )
     request = ValidationRequest(
         kinds=parse_names(kinds, "--kinds") if kinds else tuple(KINDS),

@@ -6,7 +6,6 @@ name of a switch, NIC or GPU alone stands for all links that begin or end there.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from dessim.cluster.links import IntArray, Layer, Links
 from dessim.errors import ClusterError
+from dessim.wording import like
 
 _DIGITS = 18  # of an index in a name, at most; Python refuses to read numbers of thousands of digits
 _LISTED_NEIGHBOURS = 8
@@ -82,7 +82,7 @@ def _suggest(links: Links, name: str) -> str:
     kind_in_name = re.search(r"([a-z]+)\d*$", name)
     if not kind_in_name:
         return ""
-    close = difflib.get_close_matches(kind_in_name[1], {layer.kind: layer for layer in links.layers}, n=1)
+    close = like(kind_in_name[1], [layer.kind for layer in links.layers])
     if not close:
         return ""
     likely = name[: kind_in_name.start()] + close[0] + name[kind_in_name.end(1) :]

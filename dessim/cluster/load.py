@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from dessim.cluster.spec.topology_file import TopologyFile, problems
 from dessim.cluster.wiring import add_wiring
 from dessim.errors import ClusterError, UsageError
 from dessim.files import parse_toml, read_text
+from dessim.wording import did_you_mean
 
 MAX_FILE_BYTES = 1 << 20
 """No topology file is this large; a larger file was given by mistake."""
@@ -86,7 +86,8 @@ def load_device(name: str) -> Gpu:
         return _load_device_file(Path(name))
     devices = load_catalogue()["gpu"]
     if name not in devices:
-        raise UsageError(f"device {name!r} is unknown; choose from {', '.join(devices)}; or give a .toml file")
+        hint = did_you_mean(name, devices)
+        raise UsageError(f"device {name!r} is unknown; {hint}choose from {', '.join(devices)}; or give a .toml file")
     return GpuTable.model_validate({"name": name, **devices[name]}).build()
 
 
@@ -164,9 +165,8 @@ def _find(name_or_path: str | Path) -> Path:
         return shipped[name]
     if path.suffix == ".toml" or path.is_dir():
         raise ClusterError(path, "", "is a folder, not a topology file" if path.is_dir() else "no such topology file")
-    close = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ClusterError(name, "", f"no such topology; {hint}shipped: {', '.join(shipped)}; or give a .toml file")
+    hint = did_you_mean(name, shipped).strip() or "all: dessim topo list; or give a .toml file"
+    raise ClusterError(name, "", f"no such topology; {hint}")
 
 
 def _read_toml(path: Path) -> Mapping[str, Any]:

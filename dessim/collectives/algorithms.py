@@ -64,6 +64,7 @@ from dessim.collectives.torus import (
 from dessim.collectives.tree import double_tree_all_reduce, double_tree_broadcast, double_tree_reduce
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
+from dessim.wording import did_you_mean
 
 # Up to these numbers of ranks `auto` considers an algorithm; beyond them its simulation takes too long.
 DIRECT_LIMIT = 1024  # n**2 messages in one stage, which fill the memory
@@ -221,7 +222,9 @@ def variants(op: Collective, algorithm: str, options: Options | None = None) -> 
 def require_algorithm(op: Collective, algorithm: str) -> None:
     """Raise UsageError for a name that is no algorithm of `op`."""
     if algorithm not in _table(op):
-        raise UsageError(f"no algorithm {algorithm!r} for {op}; choose from auto, {', '.join(_table(op))}")
+        names = ["auto", *_table(op)]
+        hint = did_you_mean(algorithm, names)
+        raise UsageError(f"--algorithm: no algorithm {algorithm!r} for {op}; {hint}choose from {', '.join(names)}")
 
 
 def schedule(
@@ -270,7 +273,7 @@ def check_options(op: Collective, algorithm: str, **given: bool) -> None:
         if is_given and chosen and option not in taken:
             flag = "uneven" if option == "sizes" else option
             able = [name for name, entry in table.items() if option in entry.takes]
-            users = f"; it is used by {', '.join(able)}" if able else ""
+            users = f"; it is used by {', '.join(able)}" if able else "; leave it out"
             raise UsageError(f"--{flag} has no effect on {algorithm} {op}{users}")
 
 

@@ -63,7 +63,7 @@ def factors(layout: Layout, count: int) -> tuple[int, ...]:
     if layout.dims:
         if len(layout.dims) != count or math.prod(layout.dims) != layout.n:
             shown = "x".join(map(str, layout.dims))
-            raise UsageError(f"dims {shown} are not {count} factors of {layout.n} ranks")
+            raise UsageError(f"--dims {shown} are not {count} factors of {layout.n} ranks")
         return layout.dims
     return min(_splits(layout.n, count), key=lambda dims: (sum(dims), dims[::-1]))
 

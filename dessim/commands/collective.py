@@ -210,6 +210,7 @@ def _check_request(request: CollectiveRequest) -> None:
     options = request.options
     if options.chunks is not None and options.chunks < 1:
         raise UsageError(f"--chunks {options.chunks}: at least one chunk is needed")
+    _check_auto(request)
     check_options(
         request.op,
         request.algorithm,
@@ -218,6 +219,20 @@ def _check_request(request: CollectiveRequest) -> None:
         dims=bool(options.dims),
         sizes=request.uneven is not None,
     )
+
+
+def _check_auto(request: CollectiveRequest) -> None:
+    """Raise UsageError for options that `auto` cannot use."""
+    chunks, dims = request.options.chunks, request.options.dims
+    if request.algorithm != "auto" or (chunks is None and not dims):
+        return
+    flag = "--dims" if dims else "--chunks"
+    if request.cluster.transport.nccl is not None and request.network == "fluid":
+        raise UsageError(
+            f"{flag} has no effect on what NCCL chooses; leave it out, or name an --algorithm that uses it"
+        )
+    if dims and math.prod(dims) != request.gpus:
+        raise UsageError(f"--dims {'x'.join(map(str, dims))} are not factors of {request.gpus} ranks")
 
 
 def _workload(request: CollectiveRequest) -> Workload:

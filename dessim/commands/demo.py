@@ -36,6 +36,7 @@ from dessim.results.pages.demo import fastest_row, write_report
 from dessim.results.tables import write_projection_csv
 from dessim.results.timeline import write_timeline
 from dessim.trace.io import Trace, load_trace
+from dessim.wording import did_you_mean
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 from dessim.workload.strategies import STRATEGIES as PLANS
@@ -125,7 +126,11 @@ def _check_request(request: DemoRequest) -> None:
         raise UsageError("the demo trains for real and needs torch: pip install 'dessim[train]'")
     if request.strategy not in TRACEABLE:
         choices = ", ".join(TRACEABLE)
-        raise UsageError(f"--strategy {request.strategy!r}: the demo records a trace, so choose from {choices}")
+        hint = did_you_mean(request.strategy, TRACEABLE)
+        raise UsageError(f"--strategy {request.strategy!r}: the demo records a trace; {hint}choose from {choices}")
+    if request.data not in _SOURCES and not Path(request.data).exists():
+        hint = did_you_mean(request.data, _SOURCES)
+        raise UsageError(f"--data {request.data}: {hint}write {', '.join(_SOURCES)}, or the path of a file")
 
 
 def _train(request: DemoRequest, logs: Path) -> dict[str, Any]:

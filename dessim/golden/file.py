@@ -36,6 +36,7 @@ from dessim.files import read_json, write_text
 from dessim.golden.causes import Inputs
 from dessim.golden.changes import kept
 from dessim.golden.facts import cluster_facts, job_facts
+from dessim.wording import in_words
 
 TOLERANCE = 1e-6
 """Relative. An answer is the same on every machine to more digits than that."""
@@ -190,5 +191,8 @@ def _wrong(path: Path, error: ValidationError, within: str = "") -> FileError:
     """The first mistake, with its key."""
     first = error.errors(include_url=False)[0]
     where = ".".join([*([within] if within else []), *(str(key) for key in first["loc"])])
-    what = "is no golden file of dessim" if not where else first["msg"]
+    if not where or (where, first["type"]) == ("schema_version", "missing"):
+        where, what = "", "is no golden file of dessim"
+    else:
+        what = in_words(first)
     return FileError(path, where, f"{what}; record it anew with --golden")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dessim.cluster import Cluster
 from dessim.commands.support.plain import Plain
+from dessim.commands.support.project_request import check_packet
 from dessim.errors import UsageError
 from dessim.plan.coded import EXACT, NONE, Allowed, parse_allowed
 from dessim.plan.loads import STRATEGIES
@@ -14,6 +15,7 @@ from dessim.plan.pinned import load_pinned
 from dessim.plan.prices import load_prices
 from dessim.plan.scales import PlanRequest
 from dessim.sim.engine import NetworkName
+from dessim.wording import did_you_mean
 from dessim.workload.composed import SPILT
 from dessim.workload.scale import Job
 from dessim.workload.torchrec_plan import EXPRESSIBLE
@@ -63,6 +65,8 @@ class PlanArguments(Plain):
     def request(self, job: Job, cluster: Cluster) -> PlanRequest:
         """The request about a job on a cluster. Raises UsageError, and FileError for its files."""
         self.check()
+        if self.network == "packet":
+            check_packet(cluster)
         return PlanRequest(
             job=job,
             cluster=cluster,
@@ -82,13 +86,17 @@ class PlanArguments(Plain):
         )
 
     def _allowed(self) -> Allowed:
-        return parse_allowed(self.codecs) if self.codecs is not None else NONE
+        try:
+            return parse_allowed(self.codecs) if self.codecs is not None else NONE
+        except UsageError as error:
+            raise UsageError(f"--codecs: {error}") from None
 
     def _strategies(self) -> tuple[str, ...]:
         """The strategies that tables may have. Raises UsageError for an unknown one, and if none is left."""
         for name in self.without:
             if name not in STRATEGIES:
-                raise UsageError(f"--without {name}: choose from {', '.join(STRATEGIES)}")
+                hint = did_you_mean(name, STRATEGIES)
+                raise UsageError(f"--without {name}: {hint}choose from {', '.join(STRATEGIES)}")
         left = tuple(name for name in STRATEGIES if name not in self.without)
         if not set(left) - {SPILT}:
             raise UsageError(f"--without {','.join(self.without)}: leaves no strategy for tables")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dessim.results.style import strategy_label
 from dessim.results.tables import key_value_table, print_table, table_of
 from dessim.units import format_count, format_size
 
@@ -24,7 +23,7 @@ def print_model(described: Mapping[str, Any]) -> None:
         ("dense weights", format_count(described["dense_weights"])),
         ("samples a worker", f"{described['batch_per_worker']:,}"),
         ("distinct ids of them", f"{described['distinct_ids_per_worker']:,.0f}"),
-        ("strategies", ", ".join(strategy_label(name) for name in described["strategies"]) or "none"),
+        ("strategies", ", ".join(described["strategies"]) or "none"),
     ]
     print_table(key_value_table(described["name"], pairs))
     if not described["each_table"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from dessim.results.rows import Row, data_csv
 from dessim.results.style import house_style, plain_style, style_of
 from dessim.results.svg import Plot, plotted
 from dessim.units import format_count, format_size, format_time
+from dessim.wording import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,6 +81,11 @@ def _check(rows: Sequence[Row], axes: Sequence[str], shown: Encoding) -> None:
     check_columns(shown, _unique([column for row in rows for column in row]))
     if not all(_is_number(row.get(shown.y, 0)) for row in rows):
         raise UsageError(f"--y {shown.y}: the column has texts; name one of numbers, such as samples_per_s")
+    require_apart(rows, axes, shown)
+
+
+def require_apart(rows: Sequence[Row], axes: Sequence[str], shown: Encoding) -> None:
+    """Raise UsageError for rows that would share a point of the figure."""
     at: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         place = tuple(row.get(column) for column in (shown.x, shown.hue, shown.facet) if column is not None)
@@ -98,8 +103,7 @@ def check_columns(shown: Encoding, known: Sequence[str]) -> None:
         ("--x", "--y", "--hue", "--facet"), (shown.x, shown.y, shown.hue, shown.facet), strict=True
     ):
         if column is not None and column not in known:
-            close = difflib.get_close_matches(column, known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(column, known)
             raise UsageError(f"{flag} {column}: no such column; {hint}columns: {', '.join(known)}")
 
 

@@ -14,7 +14,6 @@ An axis is an option of `dessim project` with underscores, or a quantity of `--w
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 
 from dessim.commands.questions.what_if import MAY_BE_ZERO, NAMES
 from dessim.commands.support.server_defaults import AUTO, IDEAL, SERVER_DEVICE
+from dessim.wording import did_you_mean
 
 Plain = str | int | float | bool
 NONE = "none"
@@ -111,7 +111,7 @@ def _factor(name: str) -> Callable[[object], Plain]:
 def _one_of(*names: str) -> Callable[[object], Plain]:
     def check(value: object) -> Plain:
         if value not in names:
-            raise ValueError(f"write one of {', '.join(names)}")
+            raise ValueError(f"{did_you_mean(str(value), names)}write one of {', '.join(names)}")
         return str(value)
 
     return check
@@ -153,9 +153,7 @@ def axis_named(name: str) -> Axis:
     """The axis of a name. Raises ValueError, which suggests a name."""
     if name in AXES:
         return AXES[name]
-    close = difflib.get_close_matches(name, AXES, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"no such axis; {hint}axes: {', '.join(AXES)}")
+    raise ValueError(f"no such axis; {did_you_mean(name, AXES)}axes: {', '.join(AXES)}")
 
 
 def values_of(axis: Axis, written: object) -> list[Value]:

@@ -19,7 +19,7 @@ from dessim.commands.questions.arguments import ProjectArguments, parse_algorith
 from dessim.commands.questions.what_if import Change, parse_change, require
 from dessim.commands.support.inputs import NamedCluster, NamedJob
 from dessim.commands.support.project_request import ProjectRequest, check_gpus, check_request
-from dessim.commands.support.server_defaults import AUTO
+from dessim.commands.support.server_defaults import AUTO, IDEAL
 from dessim.commands.support.step import to_host
 from dessim.errors import DessimError, FileError, UsageError, one_line
 from dessim.files import read_text
@@ -145,17 +145,23 @@ def _arguments(settings: Mapping[str, Plain], job: Job, of_batch: float) -> Proj
 
 
 def _of_servers(settings: Mapping[str, Plain], strategy: str) -> dict[str, Any]:
-    """The arguments about servers. A strategy without servers ignores what the grid says of them."""
+    """The arguments about servers. A strategy without servers ignores what the grid says of them, and
+    servers that answer at once have neither a device nor threads.
+    """
     spec = spec_of(strategy)
     if not spec.has_servers:
         return {}
     staleness = settings["staleness"]
-    return {
+    asked = {
         "servers": str(settings["servers"]),
-        "server_device": str(settings["server_device"]),
-        "server_threads": int(settings["server_threads"]),
         "staleness": None if spec.synchronous or staleness == NONE else int(staleness),
         "jitter": float(settings["jitter"]),
+    }
+    if settings["servers"] == IDEAL:
+        return asked
+    return asked | {
+        "server_device": str(settings["server_device"]),
+        "server_threads": int(settings["server_threads"]),
         "seed": int(settings["seed"]),
     }
 

@@ -26,6 +26,7 @@ from typing import Any
 from dessim.errors import FileError
 from dessim.files import read_toml
 from dessim.sweep.axes import AXES, REQUIRED, Axis, Plain, Value, axis_named, values_of
+from dessim.wording import did_you_mean
 
 MOST_POINTS = 200_000
 _KEYS = ("schema_version", "name", "description", "grid", "where", "exclude")
@@ -60,7 +61,9 @@ def read_study(path: Path) -> Study:
     tables = read_toml(path)
     for key in tables:
         if key not in _KEYS:
-            raise FileError(path, key, f"unknown key; keys: {', '.join(_KEYS)}")
+            known = f"{did_you_mean(key, _KEYS)}keys: {', '.join(_KEYS)}"
+            advice = f"{key} is an axis: put it under [grid]" if key in AXES else known
+            raise FileError(path, key, f"unknown key; {advice}")
     if tables.get("schema_version", 1) != 1:
         raise FileError(path, "schema_version", f"is {tables['schema_version']!r}; this dessim reads 1")
     name = tables.get("name", path.stem)

@@ -78,12 +78,9 @@ def listed_rows(study: Study, rows: Sequence[Row], outcomes: Mapping[str, Outcom
     axes = axis_columns(study)
     for row in rows:
         outcome = outcomes[row.key]
-        point = row.point
-        labels = {axes[name]: point.labels.get(name, point.settings.get(name)) for name in axes}
-        labels[AXES[BATCH].column] = row.batch_per_gpu
-        gpus = int(point.settings["gpus"])
+        gpus = int(row.point.settings["gpus"])
         yield {
-            **labels,
+            **labels_of(row, axes),
             BATCH: row.batch_per_gpu * gpus,
             "status": outcome["status"],
             **outcome["row"],
@@ -92,6 +89,13 @@ def listed_rows(study: Study, rows: Sequence[Row], outcomes: Mapping[str, Outcom
             "least_step_s": outcome.get("least_step_s"),
             "interval": {"causes": outcome["causes"]} if "causes" in outcome else None,
         }
+
+
+def labels_of(row: Row, axes: Mapping[str, str]) -> dict[str, Plain | None]:
+    """The labels of a row by the columns of its `axes`."""
+    point = row.point
+    labels = {axes[name]: point.labels.get(name, point.settings.get(name)) for name in axes}
+    return labels | {AXES[BATCH].column: row.batch_per_gpu}
 
 
 def _csv(row: Mapping[str, Any]) -> dict[str, Any]:

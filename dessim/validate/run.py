@@ -20,6 +20,7 @@ from dessim.validate.outcome import SPLITS, Outcome
 from dessim.validate.plans import run_plans
 from dessim.validate.request import CaseRequest, CaseRunner, OnStatus, ignore_status, read_cases
 from dessim.validate.steps import run_steps
+from dessim.wording import did_you_mean
 
 KINDS: dict[str, CaseRunner] = {"collectives": run_collectives, "steps": run_steps, "plans": run_plans}
 """The kinds of cases, in the order of outcomes and of files."""
@@ -48,8 +49,8 @@ def validate(request: ValidationRequest, on_status: OnStatus = ignore_status) ->
 
     Measurements are written to `request.save` after each kind. Raises UsageError and LabError.
     """
-    _check_names(request.kinds, known=tuple(KINDS))
-    _check_names(request.splits, known=SPLITS)
+    _check_names("--kinds", request.kinds, known=tuple(KINDS))
+    _check_names("--splits", request.splits, known=SPLITS)
     table = read_cases()
     measured = request.measured
     bed = table["calibration"]["quick_bed" if request.quick else "bed"]
@@ -77,10 +78,11 @@ def validate(request: ValidationRequest, on_status: OnStatus = ignore_status) ->
     return outcomes
 
 
-def _check_names(names: Sequence[str], known: Sequence[str]) -> None:
+def _check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UsageError(f"{unknown[0]!r} is unknown; choose from {', '.join(known)}")
+        hint = did_you_mean(unknown[0], known)
+        raise UsageError(f"{flag}: {unknown[0]!r} is unknown; {hint}choose from {', '.join(known)}")
 
 
 def _fitted(profile: Profile) -> list[Outcome]:

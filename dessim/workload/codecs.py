@@ -28,6 +28,7 @@ from enum import StrEnum
 from typing import Self
 
 from dessim.errors import UsageError
+from dessim.wording import did_you_mean
 from dessim.workload.formula import ZERO, Formula, add_up, as_factor, ceil, product_of, tight_sum
 from dessim.workload.symbols import s
 
@@ -198,7 +199,9 @@ def parse_codec(text: str) -> CodecSpec:
                 entry=s,
                 density=1 - zero,
             )
-    raise UsageError(f"codec {text!r}: use fp32, bf16, fp16, fp6, top_k:0.25, threshold:0.99 or pruning:0.8")
+    known = ("fp32", "bf16", "fp16", "fp6", "top_k", "threshold", "pruning")
+    hint = did_you_mean(name, known) if name not in known else ""
+    raise UsageError(f"codec {text!r}: {hint}use fp32, bf16, fp16, fp6, top_k:0.25, threshold:0.99 or pruning:0.8")
 
 
 def _share(example: str, text: str, number: str, meaning: str) -> float:

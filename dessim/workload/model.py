@@ -55,6 +55,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dessim.errors import ModelError
 from dessim.files import parse_toml, read_toml
+from dessim.wording import did_you_mean, in_words
 from dessim.workload.formula import renamed
 from dessim.workload.ids import IdLaw, TablesLaw, ZipfLaw
 from dessim.workload.model_sections import DenseInput, Embedding, Input, Strict, Table
@@ -365,7 +366,7 @@ def parse_model(raw: Mapping[str, Any], path: str | Path) -> Model:
         # A list with a wrong entry is also reported as too short, because the entry was left out.
         within = {e["loc"][:depth] for e in errors for depth in range(len(e["loc"]))}
         errors = [e for e in errors if e["type"] != "too_short" or e["loc"] not in within]
-        problems = [f"{_key(e['loc'], e['type'])}: {e['msg']}" for e in errors]
+        problems = [f"{_key(e['loc'], e['type'])}: {in_words(e)}" for e in errors]
         raise ModelError(path, "", "; ".join(problems)) from None
 
 
@@ -392,5 +393,6 @@ def load_model(name: str | Path) -> Model:
         return parse_model(read_toml(path, ModelError), path)
     names = shipped_models()
     if str(name) not in names:
-        raise ModelError(name, "", f"no such model file; shipped models: {', '.join(names)}")
+        hint = did_you_mean(str(name), names)
+        raise ModelError(name, "", f"no such model file; {hint}shipped models: {', '.join(names)}")
     return parse_model(parse_toml(_SHIPPED.joinpath(f"{name}.toml").read_text("utf-8")), path)

@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from dessim.errors import FileError, UsageError
 from dessim.files import read_toml, write_text
+from dessim.wording import in_words
 from dessim.workload.codecs import PLAIN, CodecConfig, parse_codecs
 from dessim.workload.coded_plan import coded, require_floats
 from dessim.workload.composed import COLUMN_WISE, ON_SERVERS, TablePlan, can_split_columns, compose, owners_of_rows
@@ -251,7 +252,7 @@ def _parsed(path: Path) -> _File:
     except ValidationError as error:
         first = error.errors()[0]
         raise FileError(
-            path, ".".join(map(str, first["loc"])), f"{first['msg']}: write it as dessim plan does"
+            path, ".".join(map(str, first["loc"])), f"{in_words(first)}: write it as dessim plan does"
         ) from None
 
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from dessim.compute import Precision
 from dessim.errors import UsageError
+from dessim.wording import in_words
 
 
 def _stored(precision: Precision) -> Precision:
@@ -48,5 +49,4 @@ class Precisions(BaseModel):
         except ValidationError as error:
             wrong = error.errors()[0]
             name = str(wrong["loc"][0])
-            reason = wrong["msg"].removeprefix("Value error, ")
-            raise UsageError(f"--precision {name}={changes[name]}: {reason}") from None
+            raise UsageError(f"--precision {name}={changes[name]}: {in_words(wrong)}") from None

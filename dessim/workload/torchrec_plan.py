@@ -28,6 +28,7 @@ from pydantic import StrictInt, ValidationError
 from dessim.arrays import Ints
 from dessim.errors import FileError, UsageError
 from dessim.files import read_json, write_text
+from dessim.wording import in_words
 from dessim.workload.composed import ON_SERVERS, TablePlan, can_split_columns, tables_of_strategy
 from dessim.workload.model import Model
 from dessim.workload.model_sections import Strict
@@ -177,7 +178,7 @@ def read_file(path: Path) -> ShardingFile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise FileError(path, where, f"{first['msg']}: write it as des_ref.torchrec_plan does") from None
+        raise FileError(path, where, f"{in_words(first)}: write it as des_ref.torchrec_plan does") from None
 
 
 def read_torchrec(

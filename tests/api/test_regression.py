@@ -142,7 +142,7 @@ Change = Callable[[dict[str, Any]], Any]
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        (lambda golden: golden.pop("rows"), "rows: Field required"),
+        (lambda golden: golden.pop("rows"), "rows: missing"),
         (lambda golden: golden.update(rows=[]), "rows"),
         (lambda golden: golden.update(schema_version=2), "schema_version"),
         (lambda golden: golden.update(tolerance=-1), "tolerance"),

@@ -125,7 +125,7 @@ def test_folding_changes_nothing(tmp_path: Path) -> None:
         ('"fm"', '"nobody"', "no such model file; shipped models"),
         ('"table_wise"', '"tablewise"', "tablewise"),
         ('"table_wise"', '"ps_async"', "job 'a': ps_async needs dedicated servers, which tenants do not have"),
-        ('"one-switch_16"', '"one-switch"', "did you mean 'one-switch_16'?"),
+        ('"one-switch_16"', '"one-switch"', "did you mean one-switch_16?"),
         ("[[job]]", "[[job]", "not TOML"),
     ],
 )

@@ -230,7 +230,7 @@ def test_a_plan_of_torchrecs_planner_never_beats_ours(theirs: Path) -> None:
     [
         (lambda text: text.replace('"t4"', '"t9"'), "plan: table t4 of the module is left out"),
         (lambda text: text.replace("[9000000, 64]", "[9000001, 64]"), "t1: is sharded as 9,000,001 x 64, the module"),
-        (lambda text: text.replace('"t4": {', '"t4": {"cache_params": {}, '), "t4.cache_params: Extra inputs"),
+        (lambda text: text.replace('"t4": {', '"t4": {"cache_params": {}, '), "t4.cache_params: unknown key"),
     ],
 )
 def test_a_plan_for_another_module_is_refused_in_one_line(tmp_path: Path, change, expected: str) -> None:  # type: ignore[no-untyped-def]

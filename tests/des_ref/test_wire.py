@@ -95,7 +95,7 @@ def test_bytes_that_differ_from_the_formula_fail(tiny: Path) -> None:
     ("flags", "problem"),
     [
         (["--all", "--codec", "bf16"], "--codec certifies one model and strategy"),
-        (["--codec", "bf17"], "codec 'bf17': use fp32"),
+        (["--codec", "bf17"], "codec 'bf17': did you mean bf16[?] use fp32"),
         (["--codec", "bf16", "--strategy", "ps_async"], "ps_async does not encode what it sends to servers"),
         (["--codec", "gradients=bf16"], "sends no gradients that can be encoded so"),
     ],

@@ -222,7 +222,7 @@ def test_an_edited_plan_is_refused_in_one_line(planned: Planned, tmp_path: Path,
         ((*JOB, "--target", "20 M"), {}, "samples/s"),
         ((*JOB, "--without", "mesh"), {}, "--without mesh: choose from data_parallel"),
         ((*JOB, "--budget", "4 $/h"), {}, "--budget needs --prices"),
-        ((*JOB, "--from", "no.json"), {}, "no.json: cannot be read"),
+        ((*JOB, "--from", "no.json"), {}, "--from no.json: no such file"),
         (
             (*JOB, "--from", "t.json"),
             {"t.json": '{"world_size": 4, "plan": {}}'},

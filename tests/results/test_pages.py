@@ -297,7 +297,7 @@ def test_a_time_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
         (("--against", "before.json"), 2, "add --html FILE"),
         (("--html", "."), 2, "is a folder; name a file"),
         (("--html", "a.html", "--csv", "a.html"), 2, "also writes"),
-        (("--html", "a.html", "--against", "nowhere.json"), 1, "cannot be read"),
+        (("--html", "a.html", "--against", "nowhere.json"), 1, "--against nowhere.json: no such file"),
     ],
 )
 def test_wrong_outputs_and_earlier_runs_are_one_line(

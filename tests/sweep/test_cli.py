@@ -58,6 +58,9 @@ def test_it_counts_before_it_runs_and_finds_nothing_left_afterwards(swept: Path,
     figure = ("--figure", str(tmp_path / "f.svg"), "--hue", "strategy", "--facet", "cluster", "--where")
     refused(2, "did you mean gpus?", "sweep", study, "-o", str(tmp_path / "none"), *figure[:-1], "--x", "gpu")
     refused(2, "write COLUMN=VALUE", "sweep", study, "-o", str(tmp_path / "none"), *figure, "gpu=8")
+    without_facet = ("sweep", study, "-o", str(tmp_path / "none"), *figure[:4])
+    refused(2, "several rows have one point, with batch_per_gpu = 256 and 8000000", *without_facet)
+    refused(2, "several rows have one point, with cluster = ", *without_facet, "--where", "batch_per_gpu=256")
     code, out, _ = run("sweep", study, "-o", str(swept / "out"), "--json", *figure, "batch_per_gpu=256")
     found = json.loads(out)
     assert code == 0 and found["to_simulate"] == 0 and found["by_status"] == {"ok": 8, "does_not_fit": 4}

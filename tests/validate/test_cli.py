@@ -81,7 +81,7 @@ def test_a_file_of_other_measurements_is_named(measured: dict[str, Any], tmp_pat
     [
         (["validate"], 2, "--lab"),
         (["validate", "--lab", "--splits", "seen"], 2, "'seen' is unknown; choose from calibration"),
-        (["validate", "--lab", "--measured", "nowhere.json"], 1, "nowhere.json: cannot be read"),
+        (["validate", "--measured", "nowhere.json"], 1, "--measured nowhere.json: no such file"),
         (["calibrate", "-o", "p.toml"], 2, "--lab FILE, or --bench RESULTS and --cluster FILE"),
         (["calibrate", "-o", "p.toml", "--plan", "2"], 2, "2 ranks are too few"),
     ],

@@ -18,6 +18,7 @@ from dessim.cluster.curves import Curve
 from dessim.cluster.spread import MOST_GPUS, Spread
 from dessim.errors import UnitError
 from dessim.units import parse_bandwidth, parse_flops, parse_power, parse_share, parse_size, parse_time
+from dessim.wording import did_you_mean
 
 Catalogue = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Category (`gpu`, `link`, ...) -> part name -> its table, as read from TOML."""
@@ -45,7 +46,8 @@ def part_of(category: str) -> BeforeValidator:
         parts_by_name: Mapping[str, Mapping[str, Any]] = (info.context or {}).get(category, {})
         if not isinstance(name, str) or name not in parts_by_name:
             listed = ", ".join(parts_by_name) or "none"
-            raise ValueError(f"{category} part {name!r} is unknown; known: {listed}; or write a table")
+            hint = did_you_mean(str(name), parts_by_name)
+            raise ValueError(f"{category} part {name!r} is unknown; {hint}known: {listed}; or write a table")
         return {"name": name, **parts_by_name[name]}
 
     def resolve(value: object, info: ValidationInfo) -> object:

@@ -23,6 +23,7 @@ from dessim.cluster.spec.tiered_fabrics import (
     RailTable,
     SingleSwitchTable,
 )
+from dessim.wording import in_words
 
 NodeNumber = Annotated[int, Field(ge=0, strict=True)]
 
@@ -184,12 +185,8 @@ def problems(error: ValidationError) -> str:
         tag_positions = {i + 1 for i, key in enumerate(path) if key in ("fabric", "scale_out", "node")}
         tags = (*FABRIC_KINDS, *NODE_TAGS)
         keys = [str(key) for i, key in enumerate(path) if i not in tag_positions or key not in tags]
-        message = mistake["msg"].removeprefix("Value error, ")
-        if mistake["type"] == "missing":
-            message = "missing"
-        elif mistake["type"] == "extra_forbidden":
-            message = "unknown key"
-        elif mistake["type"].startswith("union_tag"):
+        message = in_words(mistake)
+        if mistake["type"].startswith("union_tag"):
             kinds = FABRIC_KINDS if path[-1] == "fabric" else SCALE_OUT_KINDS
             keys.append("kind")
             message = f"must be one of {', '.join(kinds)}"

@@ -12,6 +12,7 @@ from dessim.collectives.nccl.tuner import Candidate, candidates
 from dessim.collectives.timing import Timing
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
+from dessim.wording import did_you_mean
 
 ALGORITHMS = ("ring", "tree", "nvls", "nvls_tree", "collnet", "pat")
 _P2P_OPS = (Collective.ALL_TO_ALL, Collective.SEND_RECV, Collective.GATHER, Collective.SCATTER)
@@ -88,7 +89,8 @@ def _choose(op: Collective, size: float, setup: Setup, override: Override) -> Ca
     if not fit:
         names = ", ".join(sorted({f"{candidate.algorithm} {candidate.protocol.name}" for candidate in offered}))
         asked = " ".join(part for part in (override.algorithm, override.protocol) if part)
-        raise UsageError(f"NCCL does not offer {asked!r} for {op} on these GPUs; choose from {names}")
+        flags = " and ".join(f"--{flag}" for flag in ("algorithm", "protocol") if getattr(override, flag))
+        raise UsageError(f"{flags}: NCCL does not offer {asked!r} for {op} on these GPUs; choose from {names}")
     return min(fit, key=lambda candidate: candidate.expected)
 
 
@@ -134,4 +136,5 @@ def protocol_named(name: str) -> Protocol:
     for protocol in PROTOCOLS:
         if protocol.name == name:
             return protocol
-    raise UsageError(f"no protocol {name!r}; choose from {', '.join(protocol.name for protocol in PROTOCOLS)}")
+    names = [protocol.name for protocol in PROTOCOLS]
+    raise UsageError(f"--protocol: no protocol {name!r}; {did_you_mean(name, names)}choose from {', '.join(names)}")

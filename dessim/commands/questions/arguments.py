@@ -21,14 +21,15 @@ from dessim.commands.questions.what_if import AnyChange, parse_changes
 from dessim.commands.replay import ReplayRequest
 from dessim.commands.support.dedicated_servers import parse_servers
 from dessim.commands.support.plain import Plain
-from dessim.commands.support.project_request import ProjectRequest
+from dessim.commands.support.project_request import ProjectRequest, check_packet
 from dessim.commands.support.server_defaults import AUTO, SERVER_DEVICE
 from dessim.errors import UsageError
 from dessim.sim.engine import NetworkName
 from dessim.sim.faults.fault_file import Scenario, load_faults
 from dessim.trace.io import Trace
 from dessim.trace.schema import COLLECTIVES, Collective
-from dessim.workload.codecs import parse_codecs
+from dessim.wording import did_you_mean
+from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model
 from dessim.workload.plan_file import JobPlan, read_plan
 from dessim.workload.scale import Job
@@ -103,7 +104,7 @@ class ProjectArguments(Plain):
                 jitter=self.jitter,
                 seed=self.seed,
             ),
-            codecs=parse_codecs(self.codecs) if self.codecs is not None else None,
+            codecs=_codecs(self.codecs) if self.codecs is not None else None,
             scenario=_scenario(self.faults, cluster),
         )
 
@@ -139,10 +140,13 @@ class ReplayArguments(Plain):
     def request(self, trace: Trace, cluster: Cluster) -> ReplayRequest:
         """The request about a trace on a cluster. Raises UsageError."""
         check_network(self.network)
+        algorithms = named_algorithms(self.algorithms)
+        if self.network == "packet":
+            check_packet(cluster, algorithms, fold_off=not self.folding)
         return ReplayRequest(
             trace=trace,
             cluster=cluster,
-            algorithms=named_algorithms(self.algorithms),
+            algorithms=algorithms,
             folding=self.folding,
             network=self.network,
         )
@@ -180,11 +184,16 @@ class CollectiveArguments(Plain):
         check_network(self.network)
         if self.protocol or self.channels is not None or self.gpus_per_process > 1:
             _check_nccl(self.protocol, cluster.transport, self.network)
+        op = _collective(self.op, f"{self.op!r}")
+        if self.network == "packet":
+            given = {"chunks": self.chunks is not None, "dims": bool(self.dims), "root": self.root != 0}
+            given |= {"tolerance": self.tolerance > 0, "faults": self.faults is not None, "fold_off": not self.folding}
+            check_packet(cluster, {op: self.algorithm}, **given)
         if self.chunks is not None and self.chunks > _MOST_CHUNKS:
             raise UsageError(f"--chunks: at most {_MOST_CHUNKS:,}")
         return CollectiveRequest(
             cluster=cluster,
-            op=_collective(self.op, f"{self.op!r}"),
+            op=op,
             gpus=self.gpus,
             size=self.size,
             algorithm=self.algorithm,
@@ -205,6 +214,13 @@ class CollectiveArguments(Plain):
         )
 
 
+def _codecs(text: str) -> CodecConfig:
+    try:
+        return parse_codecs(text)
+    except UsageError as error:
+        raise UsageError(f"--codec: {error}") from None
+
+
 def check_network(network: str) -> None:
     """Raise UsageError for a network model that does not exist."""
     if network not in get_args(NetworkName):
@@ -217,7 +233,7 @@ def parse_algorithms(texts: Iterable[str], what: str = "--algorithm") -> dict[st
     for text in texts:
         op, equals, name = (piece.strip() for piece in text.partition("="))
         if not equals or not name or op not in COLLECTIVES:
-            raise UsageError(f"{what} {text!r}: write OP=NAME, such as all_reduce=ring")
+            raise UsageError(f"{what} {text!r}: {did_you_mean(op, COLLECTIVES)}write OP=NAME, such as all_reduce=ring")
         chosen[op] = name
     return chosen
 
@@ -230,7 +246,8 @@ def named_algorithms(algorithms: Mapping[str, str]) -> dict[Collective, str]:
 def _collective(name: str, what: str) -> Collective:
     """The collective `name`. Raises UsageError, which names `what`."""
     if name not in COLLECTIVES:
-        raise UsageError(f"{what}: no such collective; choose from {', '.join(COLLECTIVES)}")
+        hint = did_you_mean(name, COLLECTIVES)
+        raise UsageError(f"{what}: no such collective; {hint}choose from {', '.join(COLLECTIVES)}")
     return Collective(name)
 
 

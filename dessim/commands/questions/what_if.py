@@ -10,7 +10,6 @@ follows the roofline; recorded times are scaled by the ratio of the changed GPU'
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from dessim.errors import CapacityError, UsageError
 from dessim.sim.core.device import roofline
 from dessim.sim.progress import Progress
 from dessim.trace.schema import Op
+from dessim.wording import did_you_mean
 
 BATCH = "batch"
 NAMES = (*KNOBS, BATCH)
@@ -158,9 +158,7 @@ def require(change: Change, cluster: Cluster, recorded: bool = False) -> None:
 def _problem(change: Change, cluster: Cluster, recorded: bool) -> str | None:
     """Why a change does not apply; None where it does."""
     if change.name not in NAMES:
-        close = difflib.get_close_matches(change.name, NAMES, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"this cannot be changed; {hint}names: {', '.join(NAMES)}"
+        return f"this cannot be changed; {did_you_mean(change.name, NAMES)}names: {', '.join(NAMES)}"
     if change.factor == math.inf:
         return "the factor is too large"
     if change.factor == 0 and change.name not in MAY_BE_ZERO:

@@ -153,7 +153,14 @@ def parse_servers(
             jitter=jitter,
             seed=seed,
         )
-    for flag, is_given in (("--staleness", staleness is not None), ("--jitter", jitter > 0)):
+    given = {
+        "--staleness": staleness is not None,
+        "--jitter": jitter > 0,
+        "--server-threads": threads > 1,
+        "--seed": seed > 0,
+        "--server-device": device != SERVER_DEVICE,
+    }
+    for flag, is_given in given.items():
         if is_given:
             raise UsageError(f"{flag} is for dedicated parameter servers: add --servers 16, for example")
     return None
@@ -163,9 +170,8 @@ def check_servers(strategies: Sequence[str], servers: Servers | None) -> None:
     """Raise UsageError where strategies and servers do not go together."""
     served = [strategy for strategy in strategies if spec_of(strategy).has_servers]
     if servers is None or not servers.count:
-        asked = servers is not None and (servers.staleness is not None or servers.jitter > 0)
-        if asked and not served:
-            raise UsageError("--staleness and --jitter are for ps_sync and ps_async; add one of them to --strategy")
+        if servers is not None and not served:
+            _refuse_details(servers)
         without = [strategy for strategy in served if spec_of(strategy).dedicated_servers]
         if without and servers is None:
             raise UsageError(f"{without[0]} needs dedicated servers: add --servers 16, for example")
@@ -181,6 +187,20 @@ def check_servers(strategies: Sequence[str], servers: Servers | None) -> None:
         raise UsageError(f"--servers is for {names}; add one of them to --strategy")
     if servers.staleness is not None and all(spec_of(strategy).synchronous for strategy in served):
         raise UsageError("--staleness is for ps_async; ps_sync waits for every push")
+
+
+def _refuse_details(servers: Servers) -> None:
+    """Raise UsageError for what is said of servers where no strategy has any."""
+    if servers.staleness is not None or servers.jitter > 0:
+        raise UsageError("--staleness and --jitter are for ps_sync and ps_async; add one of them to --strategy")
+    given = {
+        "--server-threads": servers.threads > 1,
+        "--seed": servers.seed > 0,
+        "--server-device": servers.device.name != SERVER_DEVICE,
+    }
+    for flag, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{flag} is for ps_sync and ps_async; leave it out, or add one of them to --strategy")
 
 
 def step_with_servers(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import TypeAdapter, ValidationError
 
 from dessim.errors import UsageError
+from dessim.wording import in_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Plain:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(map(str, first["loc"]))
-            raise UsageError(f"{name} {first['input']!r}: {first['msg']}") from None
+            raise UsageError(f"{name} {first['input']!r}: {in_words(first)}") from None
 
     def moved(self, move: Callable[[str], str]) -> Self:
         """The same values with other names of files."""

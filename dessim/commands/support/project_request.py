@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dessim.cluster import Cluster
+from dessim.collectives.gloo import NAME as GLOO
 from dessim.commands.support.dedicated_servers import Servers, check_servers, default_servers
 from dessim.errors import UsageError
 from dessim.sim.engine import NetworkName
 from dessim.sim.faults.fault_file import Scenario
+from dessim.sim.packet.model import supports_packet_model
 from dessim.trace.schema import Collective
 from dessim.workload.codecs import CodecConfig
 from dessim.workload.coded_plan import require_floats
@@ -77,7 +79,28 @@ def check_request(request: ProjectRequest) -> None:
             "--network packet: ps_async and dedicated servers are simulated on the fluid network only; leave --network "
             "out, or project ps_sync with --servers ideal"
         )
+    if request.network == "packet":
+        check_packet(
+            request.cluster, request.algorithms, faults=request.scenario is not None, fold_off=not request.folding
+        )
     require_floats(request.job.model, request.codecs)
+
+
+def check_packet(cluster: Cluster, algorithms: Mapping[Collective, str] | None = None, **given: bool) -> None:
+    """Raise UsageError for what `--network packet` does not take: options, if `given`, or another transport than gloo.
+
+    An option's name stands for its flag: `fold_off` for `--fold off`.
+    """
+    fixed = any(name not in ("auto", GLOO) for name in (algorithms or {}).values())
+    options = {"algorithm": fixed, **given}
+    refused = [f"--{option.replace('_', ' ')}" for option, is_given in options.items() if is_given]
+    if refused:
+        raise UsageError(f"{', '.join(refused)}: not with --network packet; leave out one or the other")
+    if not supports_packet_model(cluster.transport):
+        raise UsageError(
+            f"--network packet needs a gloo transport, and not {cluster.transport.name}: add --transport gloo-tcp, or "
+            "use --network fluid"
+        )
 
 
 def check_gpus(request: ProjectRequest) -> None:

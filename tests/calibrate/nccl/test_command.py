@@ -32,8 +32,14 @@ def test_logs_become_a_transport_for_other_commands(tmp_path: Path) -> None:
     [
         ("give --nccl-tests LOG... --cluster FILE", ("calibrate", "--nccl-tests", "-o", "x.toml")),
         ("give --nccl-tests LOG... --cluster FILE", ("calibrate", "x.log", "--cluster", RAIL, "-o", "x.toml")),
-        ("NCCL does not offer 'nvls ll'", (*COLLECTIVE, "--algorithm", "nvls", "--protocol", "ll")),
-        ("no protocol 'll64'", (*COLLECTIVE, "--protocol", "ll64")),
+        (
+            "--algorithm and --protocol: NCCL does not offer 'nvls ll'",
+            (*COLLECTIVE, "--algorithm", "nvls", "--protocol", "ll"),
+        ),
+        (
+            "--protocol: no protocol 'll64'; did you mean ll? choose from ll, ll128, simple",
+            (*COLLECTIVE, "--protocol", "ll64"),
+        ),
         ("need an NCCL transport", (*COLLECTIVE, "--protocol", "ll", "--transport", "ideal")),
         ("need --network fluid", (*COLLECTIVE, "--protocol", "ll", "--network", "packet")),
         ("--published takes", ("validate", "--published", "--quick")),

@@ -103,7 +103,9 @@ def _request(cluster: Cluster, size: int) -> CollectiveRequest:
 
 def test_a_shipped_transport_is_known_by_name(h100: Cluster) -> None:
     assert with_profile(h100, Path("nccl-roce")).transport.name == "nccl-roce"
-    with pytest.raises(FileError, match="no such profile or shipped transport; shipped: ideal, nccl-ib"):
+    with pytest.raises(
+        FileError, match=r"no such profile or shipped transport; did you mean nccl-tcpxo[?] shipped: ideal, nccl-ib"
+    ):
         with_profile(h100, Path("nccl-pigeon"))
 
 

@@ -104,7 +104,7 @@ def test_a_bare_number_is_refused_with_its_key_and_an_example(tmp_path: Path) ->
 
 def test_an_unknown_part_lists_the_known_ones(tmp_path: Path) -> None:
     message = error_message(tmp_path, HOSTS_TOML.replace("h100-sxm", "h100"))
-    assert "gpu: gpu part 'h100' is unknown; known: h100-sxm, " in message
+    assert "gpu: gpu part 'h100' is unknown; did you mean h100-" in message and "known: h100-sxm, " in message
 
 
 def test_a_file_that_is_not_toml_says_where(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_impossible_values_are_refused(tmp_path: Path, old: str, new: str, words
 
 
 def test_a_wrong_name_suggests_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="did you mean 'h100-8x_rail_128'"):
+    with pytest.raises(ClusterError, match="did you mean h100-8x_rail_128"):
         load_cluster("h100-8x_rail")
     with pytest.raises(ClusterError, match="no such topology file"):
         load_cluster(tmp_path / "absent.toml")

@@ -56,4 +56,5 @@ def test_a_wrong_file_gets_one_line(tmp_path: Path, model: str, content: str, te
 
 
 def test_a_trace_takes_no_ids(tmp_path: Path) -> None:
+    (tmp_path / "ids.toml").touch()
     refused(2, "--ids needs --model", *PROJECT, str(tmp_path / "a.trace"), "--ids", str(tmp_path / "ids.toml"))

@@ -163,14 +163,11 @@ def print_caveats(rows: Sequence[Values]) -> None:
 
 
 def print_collectives(rows: Sequence[Values]) -> None:
-    """Print nccl-tests' columns, then the algorithm of each row and what it cost to simulate."""
+    """Print nccl-tests' columns, then the algorithm of each row and what bounds it."""
     print_table(collective_table(rows))
     for row in rows:
-        print_text(
-            f"{row['size_bytes']} B: {row['algorithm']}, bound by {bound_label(row['bound_by'])}; simulated with "
-            f"{counted(row['events'], 'event')}, {counted(row['flow_colours'], 'flow colour')} and "
-            f"{counted(row['link_colours'], 'link colour')} in {row['wall_s']:.2f} s, {row['peak_rss_MiB']:.0f} MiB"
-        )
+        size = f"{row['size_bytes']} B: " if len(rows) > 1 else ""
+        print_text(f"{size}{row['algorithm']}, bound by {bound_label(row['bound_by'])}")
 
 
 def print_description(facts: Values) -> None:

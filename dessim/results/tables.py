@@ -204,12 +204,17 @@ def collective_table(rows: Iterable[Row]) -> FittedTable:
             row["dtype"],
             row["redop"],
             f"{row['time_s'] * 1e6:.2f}",
-            f"{row['algbw_GBps']:.2f}",
-            f"{row['busbw_GBps']:.2f}",
+            _rate_text(row["algbw_GBps"]),
+            _rate_text(row["busbw_GBps"]),
             *(ends if has_intervals else ()),
         )
         table.add_texts(cells)
     return table
+
+
+def _rate_text(rate: float) -> str:
+    """A bandwidth in two decimals, as nccl-tests prints it; below 1 GB/s in four significant digits."""
+    return f"{rate:.2f}" if rate >= 1 else f"{rate:.4g}"
 
 
 def what_if_table(asked: Iterable[tuple[Row, Sequence[Row]]]) -> FittedTable:

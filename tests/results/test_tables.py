@@ -57,6 +57,11 @@ def test_nccl_tests_columns():
     assert ["67108864", "16777216", "float", "sum", "2345.60", "28.61", "50.07"] in lines
 
 
+def test_low_bandwidths_keep_four_significant_digits():
+    text = printed(tables.collective_table([{**COLLECTIVES[0], "algbw_GBps": 0.00336093, "busbw_GBps": 0.9999}]))
+    assert text.split()[-2:] == ["0.003361", "0.9999"]
+
+
 def test_no_color_is_respected_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "200")

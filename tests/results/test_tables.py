@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dessim.results import tables
 from dessim.results.fitted_table import FittedTable, Layout
+from dessim.results.show import print_facts
 from tests.results.sample import projection
 
 ROWS = projection()
@@ -71,8 +72,9 @@ def test_no_color_is_respected_on_a_terminal(monkeypatch):
     assert "\x1b[3" not in printed(tables.projection_table(ROWS), Terminal())
 
 
-def test_markup_in_names_is_text():
-    text = printed(tables.key_value_table("[bold]title", {"[red]a": "[/x]", ":smile:": 3}))
+def test_markup_in_names_is_text(capsys):
+    print_facts("[bold]title", [("[red]a", "[/x]"), (":smile:", 3)])
+    text = capsys.readouterr().out
     assert "[bold]title" in text and "[red]a" in text and "[/x]" in text and ":smile:" in text
     assert "[link=x]" in printed(tables.table_of(["name"], [["[link=x]"]]))
 

@@ -181,6 +181,12 @@ def test_the_tables_of_validate_fit(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert headers(text)[0] == ["split", "case", "predicted", "measured", "error"]
 
 
+def test_validate_writes_sizes_as_people_do(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "fan_out 33554432 B, 2 ranks"
+    print_table(case_table([Outcome(name=name, kind="messages", split="calibration", predicted_s=1.0, measured_s=1.0)]))
+    assert "fan_out 32 MiB, 2 ranks" in capsys.readouterr().out
+
+
 def test_files_get_every_column_without_an_exported_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     result = CliRunner().invoke(app, list(COMMANDS["project"]))

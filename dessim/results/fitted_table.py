@@ -20,8 +20,8 @@ from rich.text import Text
 
 _GAP = 3  # columns between two cells of box.SIMPLE_HEAD; one more at either edge
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-_BOUND = re.compile(r" (?=[*%](?!\w))|(?<=\d) (?=[A-Za-z]{1,3}(/s)?(?!\w))")
-"""A space at which no line ends: before the mark of a row, a per cent sign, or the unit of a number."""
+_BOUND = re.compile(r" (?=[*%](?!\w))|(?<=\d) (?=[A-Za-z])")
+"""A space at which no line ends: before the mark of a row, a per cent sign, or what a number counts."""
 
 
 _SYLLABLES = re.compile(r"[^_./:]*[_./:]+|[^_./:]+")
@@ -127,7 +127,7 @@ def _natural(column: Column) -> int:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text; a mark or a unit belongs to the word before it."""
+    """The words of a text; a mark or a unit belongs to what is before it."""
     return _BOUND.sub(_NO_BREAK, text).split(" ")
 
 

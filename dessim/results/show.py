@@ -29,7 +29,7 @@ OTHER_OPS_SHOWN = 40  # ops of a trace that are not collectives
 def print_text(text: str) -> None:
     """Print a line; if it is too long for the terminal, continue it on indented lines."""
     width = max(console().width, 20)
-    bound = text.replace(" %", "\N{NO-BREAK SPACE}%")  # a number stays beside its per cent sign
+    bound = text.replace(" %", "\N{NO-BREAK SPACE}%").replace("* ", "*\N{NO-BREAK SPACE}")  # signs do not stand alone
     folded = textwrap.fill(bound, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     print(folded.replace("\N{NO-BREAK SPACE}", " "))
 
@@ -264,15 +264,13 @@ def print_predicted_trace(predicted: Values) -> None:
 def print_trace(described: Values) -> None:
     """Print a trace's numbers, then its ops."""
     step = described["step_time_s"]
+    spread = f"median {format_time(step['median'])}, {format_time(step['min'])} to {format_time(step['max'])}"
     pairs = [
         ("strategy", strategy_label(described["strategy"])),
         ("ranks", f"{described['ranks']:,} ({described['backend']} on {described['device']})"),
         ("steps", f"{described['steps']} recorded after {described['warmup_steps']} of warm-up"),
         ("ops", f"{described['ops']:,}"),
-        (
-            "step time",
-            f"median {format_time(step['median'])}, {format_time(step['min'])} to {format_time(step['max'])}",
-        ),
+        ("step time", spread if described["steps"] > 1 else format_time(step["median"])),
         ("bytes sent", f"{format_size(described['bytes_sent_per_rank_per_step'])} per rank and step"),
         ("compute", percent(described["compute_share"])),
         ("exposed communication", percent(described["exposed_comm_share"])),

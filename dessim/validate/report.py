@@ -59,7 +59,7 @@ def choice_table(choices: Sequence[Choice]) -> Table:
     rows = [
         (label(c.split), c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in choices
     ]
-    columns = ("split", "job", "fastest plan", "the planner's takes", "rank correlation")
+    columns = ("split", "job", "fastest plan", "planner's slower by", "rank correlation")
     left = ("split", "job", "fastest plan")
     folds = {"job": 20, "fastest plan": 20}
     return table_of(columns, rows, left=left, folds=folds, drops=("rank correlation", "split"))

@@ -113,6 +113,15 @@ def format_time(seconds: float, digits: int = 4) -> str:
     return _format(seconds, [(1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")], digits)
 
 
+def format_duration(seconds: float, digits: int = 3) -> str:
+    """Format a time of minutes or longer: `5400` -> `1.5 h`; up to a minute as `format_time` does."""
+    steps = [(2 * 86400.0, 86400.0, "d"), (3600.0, 3600.0, "h"), (60.0, 60.0, "min")]
+    for least, factor, unit in steps:
+        if seconds >= least:
+            return _format(seconds, [(factor, unit)], digits)
+    return format_time(seconds, digits)
+
+
 def format_size(size: float, digits: int = 4) -> str:
     """Format bytes: `1536` -> `1.5 KiB` (binary prefixes, as nccl-tests prints buffer sizes)."""
     steps = [(2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")]

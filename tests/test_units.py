@@ -134,6 +134,9 @@ def test_printed_values_are_plain_decimals(mantissa, factor, digits):
 
 
 def test_printing_examples():
+    assert [units.format_duration(s) for s in (0, 59.9, 641.6, 10243, 121500, 1e6)] == [
+        *("0 s", "59.9 s", "10.7 min", "2.85 h", "33.8 h", "11.6 d")
+    ]
     assert units.format_time(0) == "0 s"
     assert units.format_time(0.0015) == "1.5 ms"
     assert units.format_size(1536) == "1.5 KiB"

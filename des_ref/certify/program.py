@@ -119,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick or args.all:
         what = "a quick selection of all cases" if args.quick else "all cases"
     else:
-        what = f"{cases[0].strategy} on {','.join(str(case.ranks) for case in cases)} ranks"
+        ranks = ",".join(str(case.ranks) for case in cases)
+        what = f"{cases[0].strategy} on {ranks} {'rank' if ranks == '1' else 'ranks'}"
     say(f"certifying {what}: {counted(len(cases), 'case')}, {counted(args.steps, 'step')} each")
     started_at = time.monotonic()
     results = certify_all(cases)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from des_ref.certify.case import Case
+from dessim.units import counted
 
 BOUND = 1e-12  # of any difference from one process
 DIFFERENCES = {"max_loss_diff": "losses", "max_grad_diff": "gradients", "max_param_diff": "parameters"}
@@ -126,12 +127,14 @@ def print_table(results: Sequence[Result]) -> None:
     for case in results:
         for key, text in (("codecs", lossy), ("split_means", split_means)):
             if key in case:
-                print(f"\n{case['ranks']} ranks: {text(case)}")
+                print(f"\n{counted(case['ranks'], 'rank')}: {text(case)}")
         if "staleness" in case:
-            print(f"\n{case['ranks']} workers and {case['servers']} servers: {staleness(case)}")
+            workers = counted(case["ranks"], "worker")
+            servers = counted(case["servers"], "server")
+            print(f"\n{workers} and {servers}: {staleness(case)}")
     for text in blind_spots(results):
         print(f"\n{text}")
-    print(f"\nbytes over all steps and ranks, {last['ranks']} ranks")
+    print(f"\nbytes over all steps and ranks, {counted(last['ranks'], 'rank')}")
     for op in last["ops"]:
         print(f"  {op['name']:20s}{op['recorded_bytes']:14d} recorded{op['formula_bytes']:14d} = {op['formula']}")
 

@@ -44,6 +44,7 @@ def calibrate(
     from dessim.calibrate.profile import fit_bench, fit_profile, write_profile
     from dessim.cluster import load_cluster
     from dessim.commands.calibrate import measure_on_lab, of_files, write_plan
+    from dessim.results.show import print_text
 
     if nccl_tests or logs:
         if not (nccl_tests and logs and cluster) or [lab, bench, plan] != [None, None, None]:
@@ -60,7 +61,7 @@ def calibrate(
         if json:
             print_json({"plan": str(output), "ranks": plan})
             return
-        print(f"{output}: run it with: torchrun ... -m des_ref.bench --cases {output} --json bench.json")
+        print_text(f"{output}: run it with: torchrun ... -m des_ref.bench --cases {output} --json bench.json")
         return
     if lab is not None:
         profile = fit_profile(measure_on_lab(lab, lambda line: typer.echo(line, err=True)))
@@ -70,13 +71,16 @@ def calibrate(
     if json:
         print_json(profile.to_json())
         return
-    print(f"{output}: {len(profile.residuals)} measurements, fitted with a median error of {profile.median_error:.1%}")
+    print_text(
+        f"{output}: {len(profile.residuals)} measurements, fitted with a median error of {profile.median_error:.1%}"
+    )
 
 
 def _from_nccl_tests(logs: list[Path], cluster: str, output: Path, json: bool) -> None:
     from dessim.calibrate.nccl.profile import fit_nccl_logs, write_nccl_profile
     from dessim.cluster import load_cluster
     from dessim.results.nccl_residuals import residual_tables
+    from dessim.results.show import print_text
     from dessim.results.tables import print_table
     from dessim.units import percent
 
@@ -88,12 +92,12 @@ def _from_nccl_tests(logs: list[Path], cluster: str, output: Path, json: bool) -
     for table in residual_tables(profile.by_op_and_size(), profile.by_op_and_band()):
         print_table(table)
     for remark in profile.skipped:
-        print(f"left out: {printable(remark)}")
+        print_text(f"left out: {printable(remark)}")
     count = f"{len(profile.residuals)} readings of nccl-tests"
-    print(
+    print_text(
         f"{output}: {count}, constants fitted with a median error of {profile.median_error:.1%}; "
         "use it with --transport"
     )
     if profile.left_out:
         errors = ", ".join(f"{percent(error)} {sizes}" for sizes, error in profile.unseen().items())
-        print(f"calibrated with every other size, the rest are predicted with median errors of {errors}")
+        print_text(f"calibrated with every other size, the rest are predicted with median errors of {errors}")

@@ -10,7 +10,7 @@ from dessim.cli.options import JsonOption, parse_quantity
 from dessim.cli.output import guarded, print_json
 from dessim.cli.progress import TimeBudgetOption, showing_progress, stop_partial
 from dessim.errors import OutOfTime
-from dessim.units import format_time, parse_time
+from dessim.units import format_duration, parse_time
 
 
 @guarded
@@ -55,7 +55,7 @@ def goodput(
     columns = ("choice of interval", "interval", "goodput", "Daly's model", "checkpoints", "lost work", "restarts")
     print_table(table_of(columns, [_line(row) for row in result["rows"]], drops=("Daly's model", "restarts")))
     print_text(
-        f"{nodes:,} nodes: a failure every {format_time(result['between_failures_s'])} on average, "
+        f"{nodes:,} nodes: a failure every {format_duration(result['between_failures_s'])} on average, "
         f"{result['rows'][0]['failures']:.1f} in {days} days; means of {runs} runs, ± is the 95 % confidence interval"
     )
 
@@ -63,7 +63,7 @@ def goodput(
 def _line(row: dict[str, Any]) -> tuple[str, ...]:
     goodput = f"{_share(row['goodput'])} ± {_share(row['goodput_margin_95'])}"
     shares = [_share(row[key]) for key in ("goodput_daly", "checkpoint_share", "lost_share", "restart_share")]
-    return row["interval"], format_time(row["interval_s"]), goodput, *shares
+    return row["interval"], format_duration(row["interval_s"]), goodput, *shares
 
 
 def _share(share: float) -> str:

@@ -60,11 +60,12 @@ def model_check(name: ModelArgument, json: JsonOption = False) -> None:
 
     The exit code is 1 if the file is wrong or missing, and 3 if no strategy can train the model.
     """
+    from dessim.results.show import print_text
     from dessim.workload.describe_model import strategies_for
     from dessim.workload.model import load_model
 
     loaded = load_model(name)
     able = strategies_for(loaded)
     if able and not json:
-        print(f"{loaded.name}: can be trained by {', '.join(able)}")
+        print_text(f"{loaded.name}: can be trained by {', '.join(able)}")
     report_check(loaded.name, [] if able else ["no strategy can train it"], json)

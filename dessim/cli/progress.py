@@ -108,7 +108,7 @@ def stop_partial(cut: OutOfTime, known: Mapping[str, Any], json: bool, instead: 
     else:
         from dessim.results.tables import key_value_table, print_table
 
-        print_table(key_value_table("", _readable(cut.so_far)))
+        print_table(key_value_table(_readable(cut.so_far)))
     left = [str(file) for file in files if file is not None]
     unwritten = f"; not written: {', '.join(left)}" if left else ""
     raise OutOfTime(f"{cut.line}{unwritten}; raise --time-budget, or {instead}", cut.so_far)

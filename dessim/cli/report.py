@@ -59,21 +59,22 @@ def report(
 
 
 def _print(comparison: Comparison, most: int) -> None:
+    from dessim.results.show import print_text
     from dessim.units import format_count
 
     for axis, (one, other) in comparison.changed.items():
-        print(f"{axis}: {one} -> {other}")
+        print_text(f"{axis}: {one} -> {other}")
     for title, differences in (("slower", comparison.slower), ("faster", comparison.faster)):
         if differences:
             _table(title, differences, most)
     for case, one, other in comparison.fits[:most]:
-        print(f"{_text(case)}: {one.replace('_', ' ')} -> {other.replace('_', ' ')}")
+        print_text(f"{_text(case)}: {one.replace('_', ' ')} -> {other.replace('_', ' ')}")
     runs = (("only in the first run", comparison.only_before), ("only in the second run", comparison.only_after))
     for title, cases in runs:
         if cases:
-            print(f"{title}: {len(cases):,}, such as {_text(cases[0])}")
+            print_text(f"{title}: {len(cases):,}, such as {_text(cases[0])}")
     compared = len(comparison.slower) + len(comparison.faster) + len(comparison.fits) + comparison.same
-    print(
+    print_text(
         f"{format_count(compared)} cases compared: {len(comparison.slower):,} slower, "
         f"{len(comparison.faster):,} faster, {comparison.same:,} the same, {len(comparison.fits):,} with another status"
     )
@@ -81,14 +82,14 @@ def _print(comparison: Comparison, most: int) -> None:
 
 def _table(title: str, differences: Sequence[Difference], most: int) -> None:
     from dessim.results.fitted_table import FittedTable, Layout
+    from dessim.results.show import print_text
     from dessim.results.tables import print_table
     from dessim.units import format_time, percent
 
     # An axis with one value would only widen the table.
     axes = [axis for axis in differences[0].case if len({d.case[axis] for d in differences}) > 1]
     axes = axes or list(differences[0].case)
-    folds = {axis: 12 for axis in axes} | {"mostly": 16}
-    layout = Layout((*axes, "mostly"), folds, drops=("before",), full_version="--csv or --json")
+    layout = Layout((*axes, "mostly"), {"mostly": 16}, drops=("before", "after"), full_version="--csv or --json")
     table = FittedTable((*axes, "before", "after", "change", "mostly"), layout)
     for d in differences[:most]:
         step = d.step
@@ -96,7 +97,7 @@ def _table(title: str, differences: Sequence[Difference], most: int) -> None:
         seconds = step.by_op_s.get(step.mostly, 0.0)
         grown = f"{step.mostly}, {'+' if seconds > 0 else '−'}{format_time(abs(seconds), 3)}" if step.mostly else ""
         table.add_texts([*(d.case[axis] for axis in axes), *times, grown])
-    print(f"{title}: {len(differences):,}" + (f", the first {most} of them" if len(differences) > most else ""))
+    print_text(f"{title}: {len(differences):,}" + (f", the first {most} of them" if len(differences) > most else ""))
     print_table(table)
 
 

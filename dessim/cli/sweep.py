@@ -156,11 +156,17 @@ def _print_json(plan: Plan, done: Done, shown: Sequence[Path]) -> None:
 
 
 def _report(plan: Plan, done: Done) -> None:
+    from dessim.results.show_sweep import print_fastest
+    from dessim.sweep.tables import is_ok, read_results
+
     _print_failed(done)
     listed = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in sorted(done.counts.items()))
     print(listed or "no case has a result")
     if done.missing:
         print(f"{_cases(done.missing)} no result yet; the last shard writes the tables")
+    if done.files:
+        axes, rows, _ = read_results(plan.folder)
+        print_fastest(axes, [row for row in rows if is_ok(row)])
     _list(done.files)
     if done.files and not any(file.suffix == ".parquet" for file in done.files):
         print("for results.parquet: pip install 'dessim[sweep]', then run the same command again", file=sys.stderr)
@@ -251,7 +257,7 @@ class _Lines:
 
     def add(self, key: str, outcome: object) -> None:
         """One more case is done."""
-        from dessim.units import format_time
+        from dessim.units import format_duration
 
         self.left -= 1
         now = time.monotonic()
@@ -260,5 +266,5 @@ class _Lines:
         self._shown = now
         done = self._cases - self.left
         left_s = (now - self._began) / done * self.left
-        line = f"dessim: {done:,} of {self._cases:,} cases; about {format_time(left_s, 2)} left"
+        line = f"dessim: {done:,} of {self._cases:,} cases; about {format_duration(left_s, 2)} left"
         print(line, file=sys.stderr, flush=True)

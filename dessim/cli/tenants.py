@@ -33,7 +33,7 @@ def tenants(
     from dessim.commands.support.tenants_file import load_tenants_file
     from dessim.commands.tenants import TenantsRequest, run_tenants
     from dessim.results.show import print_caveats, print_intervals, print_text
-    from dessim.results.tables import print_table
+    from dessim.results.tables import console, print_table
     from dessim.results.tenants_tables import jobs_table, utilisation_table
 
     tenants_file = load_tenants_file(jobs)
@@ -52,9 +52,12 @@ def tenants(
     if json:
         print_json({**result, "partial": False})
         return
-    print_table(jobs_table(result["jobs"]))
+    table = jobs_table(result["jobs"])
+    print_table(table)
     print_table(utilisation_table(result["utilisation"]))
     end = format_time(result["end_s"])
-    print_text(f"the last job ends after {end} on {machine.name}; step alone: the same job on the same GPUs, no others")
+    is_shown = "step alone" not in table.omitted_at(console().width)
+    alone = "; step alone: the same job on the same GPUs, no others" if is_shown else ""
+    print_text(f"the last job ends after {end} on {machine.name}{alone}")
     print_intervals(result["jobs"])
     print_caveats(result["jobs"])

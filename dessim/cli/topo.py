@@ -12,6 +12,7 @@ from dessim.cli.groups import Verbs
 from dessim.cli.options import ClusterArgument, JsonOption
 from dessim.cli.output import guarded, print_json, report_check, to_draw, to_read, to_write
 from dessim.files import write_text
+from dessim.units import counted
 
 topo = typer.Typer(
     cls=Verbs,
@@ -89,13 +90,14 @@ def topo_init(
     """
     from dessim.cluster import load_cluster
     from dessim.errors import FileError
+    from dessim.results.show import print_text
 
     if out.exists():
         raise FileError(out, "", "exists already; name a new file")
     shipped = load_cluster(start)
     text = shipped.path.read_text("utf-8")
     write_text(out, f"# A copy of {shipped.name}. Parts (gpu, nic, ...) are names, or tables of your own.\n{text}")
-    print(f"{out}: a copy of {shipped.name}; next: dessim topo check {out}")
+    print_text(f"{out}: a copy of {shipped.name}; next: dessim topo check {out}")
 
 
 @topo.command("import")
@@ -132,6 +134,7 @@ def topo_import(
     """
     from dessim.cluster.importers.compose import Wishes
     from dessim.commands.topo_import import ImportRequest, run_import
+    from dessim.results.show import print_text
 
     request = ImportRequest(
         out, fabric=fabric, node=node, compute=compute, nics=nics, wishes=Wishes(gpu, transport, nodes)
@@ -147,8 +150,8 @@ def topo_import(
         size_of = {"kind": cluster.kind, "nodes": cluster.n_nodes, "gpus": cluster.n_gpus}
         print_json({"files": files, **size_of, "assumed": list(done.assumed), "left_out": list(done.left_out)})
     else:
-        size = f"{cluster.n_nodes:,} servers, {cluster.n_gpus:,} GPUs"
-        print(f"{' and '.join(files)}: {cluster.kind}, {size}; next: dessim topo check {out}")
+        size = f"{counted(cluster.n_nodes, 'server')}, {counted(cluster.n_gpus, 'GPU')}"
+        print_text(f"{' and '.join(files)}: {cluster.kind}, {size}; next: dessim topo check {out}")
 
 
 @topo.command("export")
@@ -188,14 +191,14 @@ def topo_diff(
 
     The exit code is 1 if they differ.
     """
-    from dessim.commands.topo_diff import run_diff
+    from dessim.commands.topo_diff import run_diff, shown
     from dessim.results.tables import print_table, table_of
 
     differences = run_diff(a, b)
     if json:
         print_json({"differences": [{"key": line.key, "a": line.a, "b": line.b} for line in differences]})
     elif differences:
-        print_table(table_of(("key", a, b), [(line.key, line.a, line.b) for line in differences], left=("key", a, b)))
+        print_table(table_of(("key", a, b), map(shown, differences), left=("key", a, b)))
     else:
         print(f"{a} and {b} describe the same cluster")
     if differences:

@@ -10,6 +10,7 @@ import typer
 from dessim.cli.groups import Verbs
 from dessim.cli.options import ClusterOption, JsonOption, TraceArgument, TransportOption, parse_quantity
 from dessim.cli.output import guarded, print_json, report_check
+from dessim.units import counted
 
 trace = typer.Typer(
     cls=Verbs, help="Describe, check and import recorded traces.", no_args_is_help=True, rich_markup_mode=None
@@ -99,6 +100,7 @@ def trace_import(
     The job may use NCCL or gloo. Prints what the profiles lack for a complete trace.
     """
     from dessim.errors import UsageError
+    from dessim.results.show import print_text
     from dessim.trace.importers.kineto import import_kineto
     from dessim.trace.io import check_free, write_trace
 
@@ -121,7 +123,8 @@ def trace_import(
     if json:
         print_json(summary)
         return
-    where = f"{header.world_size} ranks ({header.backend} on {header.device})"
-    print(f"{out}: {where}, {len(header.recorded_steps)} steps, {summary['ops']:,} ops")
+    where = f"{counted(header.world_size, 'rank')} ({header.backend} on {header.device})"
+    ops = counted(sum(map(len, imported.ranks)), "op")
+    print_text(f"{out}: {where}, {counted(len(header.recorded_steps), 'step')}, {ops}")
     for sentence in imported.lacking:
-        print(f"lacking: {sentence}")
+        print_text(f"lacking: {sentence}")

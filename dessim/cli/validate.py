@@ -107,6 +107,7 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
     from dessim.results.nccl_residuals import error_table
     from dessim.results.rows import data_csv
     from dessim.results.scatter import predicted_against_measured
+    from dessim.results.show import print_text
     from dessim.results.tables import print_table
     from dessim.units import percent
     from dessim.validate.published import broken, default_folder, errors_by, predict_readings, summaries_by_band
@@ -131,7 +132,7 @@ def _published(csv: Path | None, figure: Path | None, json: bool) -> None:
             for name, summary in summaries_by_band(readings).items()
             if summary.covered is not None
         )
-        print(f"within their 80 % intervals: {inside}")
+        print_text(f"within their 80 % intervals: {inside}")
     if problems:
         raise CheckFailed("; ".join(problems))
 

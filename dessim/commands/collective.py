@@ -223,7 +223,8 @@ def _check_request(request: CollectiveRequest) -> None:
 
 def _check_auto(request: CollectiveRequest) -> None:
     """Raise UsageError for options that `auto` cannot use."""
-    chunks, dims = request.options.chunks, request.options.dims
+    chunks = request.options.chunks
+    dims = request.options.dims
     if request.algorithm != "auto" or (chunks is None and not dims):
         return
     flag = "--dims" if dims else "--chunks"

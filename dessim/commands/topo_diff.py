@@ -61,6 +61,25 @@ def run_diff(a: str, b: str) -> list[Difference]:
     return [Difference(key, one, other) for key, one, other in pairs if one != other]
 
 
+def shown(line: Difference) -> tuple[str, str, str]:
+    """The key and the values of a difference for people: rates with units, numbers in four digits if these differ."""
+    a = _short(line.key, line.a)
+    b = _short(line.key, line.b)
+    return (line.key.removesuffix("_GBps"), a, b) if a != b else (line.key, line.a, line.b)
+
+
+def _short(key: str, text: str) -> str:
+    if text in ("True", "False"):
+        return "yes" if text == "True" else "no"
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    if key.endswith("_GBps"):
+        return format_bandwidth(1e9 * value)
+    return f"{int(text):,}" if text.isdecimal() else f"{value:.4g}"
+
+
 def _facts(name: str) -> dict[str, str]:
     file, path = load_topology(name)
     described = describe(build_cluster(file, path))

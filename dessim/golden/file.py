@@ -192,7 +192,8 @@ def _wrong(path: Path, error: ValidationError, within: str = "") -> FileError:
     first = error.errors(include_url=False)[0]
     where = ".".join([*([within] if within else []), *(str(key) for key in first["loc"])])
     if not where or (where, first["type"]) == ("schema_version", "missing"):
-        where, what = "", "is no golden file of dessim"
+        where = ""
+        what = "is no golden file of dessim"
     else:
         what = in_words(first)
     return FileError(path, where, f"{what}; record it anew with --golden")

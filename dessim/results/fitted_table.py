@@ -5,7 +5,9 @@ It folds long texts over several lines, then leaves out columns in a given order
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,10 +15,16 @@ from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import StyleType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 _GAP = 3  # columns between two cells of box.SIMPLE_HEAD; one more at either edge
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_BOUND = re.compile(r" (?=[*%](?!\w))|(?<=\d) (?=[A-Za-z])")
+"""A space at which no line ends: before the mark of a row, a per cent sign, or what a number counts."""
+
+
+_SYLLABLES = re.compile(r"[^_./:]*[_./:]+|[^_./:]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +75,82 @@ class FittedTable(Table):
 
     def _without(self, omitted: Sequence[str], width: int) -> FittedTable:
         kept = [column for column in self.columns if column.header not in omitted]
-        layout = self.layout
-        if self._least_width(omitted) > width:
-            # Still too wide: fold everything rather than cut anything.
-            layout = Layout(left=layout.left, folds={str(column.header): 1 for column in kept})
-        table = FittedTable([str(column.header) for column in kept], layout, str(self.caption or "") or None)
-        cells = zip(*(column.cells for column in kept), strict=True)
-        for row, texts in zip(self.rows, cells, strict=False):
+        widths = self._widths(kept, width - _margins(len(kept)))
+        table = FittedTable([str(column.header) for column in kept], self.layout, str(self.caption or "") or None)
+        for column, column_width in zip(table.columns, widths, strict=True):
+            column.width = column_width
+            column.no_wrap = False
+        folded = (
+            [_folded(str(cell), column_width) for cell in column.cells]
+            for column, column_width in zip(kept, widths, strict=True)
+        )
+        for row, texts in zip(self.rows, zip(*folded, strict=True), strict=False):
             table.add_row(*texts, style=row.style, end_section=row.end_section)
         return table
 
+    def _widths(self, columns: Sequence[Column], available: int) -> list[int]:
+        """The width of each column. As far as needed, the widest are narrowed; words break only as a last resort."""
+        natural = [_natural(column) for column in columns]
+        stated = [self._stated(column) for column in columns]
+        words = [max(cell_len(word) for text in _texts(column) for word in _words(text)) for column in columns]
+        folds = [str(column.header) in self.layout.folds for column in columns]
+        at_words = [min(word, most) if fold else most for word, most, fold in zip(words, stated, folds, strict=True)]
+        widths = natural
+        for least in (stated, at_words, words, [1] * len(columns)):
+            while sum(widths) > available:
+                wider = [n for n, width in enumerate(widths) if width > least[n]]
+                if not wider:
+                    break
+                widths[max(wider, key=widths.__getitem__)] -= 1
+        return widths
+
     def _least_width(self, omitted: Iterable[str]) -> int:
         """The width at which the table needs no more than its foldable texts folded."""
-        widths = []
-        for column in self.columns:
-            header = str(column.header)
-            if header not in omitted:
-                natural = max([cell_len(header), *(cell_len(str(cell)) for cell in column.cells)])
-                folded = max(self.layout.folds.get(header, natural), cell_len(header))
-                widths.append(min(natural, folded))
-        return sum(widths) + _GAP * (len(widths) - 1) + 2
+        widths = [self._stated(column) for column in self.columns if str(column.header) not in omitted]
+        return sum(widths) + _margins(len(widths))
+
+    def _stated(self, column: Column) -> int:
+        """The width that the layout keeps for a column."""
+        header = str(column.header)
+        natural = _natural(column)
+        return min(natural, max(self.layout.folds.get(header, natural), cell_len(header)))
+
+
+def _margins(columns: int) -> int:
+    return _GAP * (columns - 1) + 2
+
+
+def _texts(column: Column) -> list[str]:
+    return [str(column.header), *map(str, column.cells)]
+
+
+def _natural(column: Column) -> int:
+    return max(map(cell_len, _texts(column)))
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text; a mark or a unit belongs to what is before it."""
+    return _BOUND.sub(_NO_BREAK, text).split(" ")
+
+
+def _folded(text: str, width: int) -> Text:
+    """The text in lines of at most `width`."""
+    if cell_len(text) <= width:
+        return Text(text)
+    parts = (part for word in _words(text) for part in _parts(word, width))
+    lines = textwrap.wrap(" ".join(parts), width, break_on_hyphens=False)
+    return Text("\n".join(lines).replace(_NO_BREAK, " "))
+
+
+def _parts(word: str, width: int) -> Iterator[str]:
+    """A word in parts of at most `width`, of which no two fit one line; a name breaks behind `_`, `.`, `/` or `:`."""
+    line = ""
+    for part in _SYLLABLES.findall(word):
+        if line and len(line) + len(part) > width:
+            yield line
+            line = ""
+        line += part
+        while len(line) > width:
+            yield line[:width]
+            line = line[width:]
+    yield line

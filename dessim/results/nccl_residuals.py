@@ -38,4 +38,4 @@ def error_table(errors: Errors, first: str = "op") -> FittedTable:
         (name, sizes, f"{len(found)}", percent(median(map(abs, found))), percent(median(found), signed=True))
         for (name, sizes), found in errors.items()
     ]
-    return table_of((first, "sizes", "readings", "median error", "signed"), lines, left=("sizes",))
+    return table_of((first, "sizes", "readings", "median error", "signed median"), lines, left=("sizes",))

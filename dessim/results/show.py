@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dessim.results.critical_path import fold_short_ops
@@ -20,7 +20,7 @@ from dessim.results.tables import (
     table_of,
     what_if_table,
 )
-from dessim.units import counted, format_size, format_time, percent
+from dessim.units import counted, format_bandwidth, format_size, format_time, percent
 
 Values = Mapping[str, Any]
 OTHER_OPS_SHOWN = 40  # ops of a trace that are not collectives
@@ -29,7 +29,15 @@ OTHER_OPS_SHOWN = 40  # ops of a trace that are not collectives
 def print_text(text: str) -> None:
     """Print a line; if it is too long for the terminal, continue it on indented lines."""
     width = max(console().width, 20)
-    print(textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    bound = text.replace(" %", "\N{NO-BREAK SPACE}%").replace("* ", "*\N{NO-BREAK SPACE}")  # signs do not stand alone
+    folded = textwrap.fill(bound, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    print(folded.replace("\N{NO-BREAK SPACE}", " "))
+
+
+def print_facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
+    """Print a title, then names and values below it."""
+    print_text(title)
+    print_table(key_value_table(pairs))
 
 
 def print_replay(result: Values) -> None:
@@ -57,7 +65,7 @@ def print_replay(result: Values) -> None:
     ]
     ranks = counted(result["ranks"], "rank")
     title = f"{strategy_label(result['strategy'])}, {ranks} on {result['cluster']}, {counted(result['steps'], 'step')}"
-    print_table(key_value_table(title, pairs))
+    print_facts(title, pairs)
     if note := result.get("note"):
         print(f"note: {note}")
     _print_collectives_of_step(result["comm_by_op"])
@@ -164,14 +172,11 @@ def print_caveats(rows: Sequence[Values]) -> None:
 
 
 def print_collectives(rows: Sequence[Values]) -> None:
-    """Print nccl-tests' columns, then the algorithm of each row and what it cost to simulate."""
+    """Print nccl-tests' columns, then the algorithm of each row and what bounds it."""
     print_table(collective_table(rows))
     for row in rows:
-        print_text(
-            f"{row['size_bytes']} B: {row['algorithm']}, bound by {bound_label(row['bound_by'])}; simulated with "
-            f"{counted(row['events'], 'event')}, {counted(row['flow_colours'], 'flow colour')} and "
-            f"{counted(row['link_colours'], 'link colour')} in {row['wall_s']:.2f} s, {row['peak_rss_MiB']:.0f} MiB"
-        )
+        size = f"{row['size_bytes']} B: " if len(rows) > 1 else ""
+        print_text(f"{size}{row['algorithm']}, bound by {bound_label(row['bound_by'])}")
 
 
 def print_description(facts: Values) -> None:
@@ -180,7 +185,7 @@ def print_description(facts: Values) -> None:
     pairs = [(_label(key), _text(key, value)) for key, value in facts.items() if key not in skipped]
     plurals = {"switch": "switches", "router": "routers"}
     pairs += [(plurals.get(kind, f"{kind} switches"), f"{count:,}") for kind, count in facts["switches"].items()]
-    print_table(key_value_table(facts["name"], [(label, text) for label, text in pairs if text]))
+    print_facts(facts["name"], [(label, text) for label, text in pairs if text])
     if len(kinds := facts["node_kinds"]) > 1:
         columns = tuple(_label(key) for key in kinds[0])
         cells = [[_text(key, value) for key, value in kind.items()] for kind in kinds]
@@ -192,8 +197,11 @@ def print_description(facts: Values) -> None:
     print_table(table_of(("links", "count", "payload rate per direction", "latency"), rows))
 
 
-_UNITS = {"GBps": "GB/s", "GiB": "GiB"}
-"""Last words of JSON keys that are units, and how people write them."""
+_UNITS: dict[str, Callable[[float], str]] = {
+    "GBps": lambda value: format_bandwidth(1e9 * value),
+    "GiB": lambda value: format_size(2**30 * value),
+}
+"""Last words of JSON keys that are units, and how people write such values."""
 
 
 def _label(key: str) -> str:
@@ -205,15 +213,15 @@ def _text(key: str, value: object) -> str:
     """A value with the unit of its JSON key; empty if there is none."""
     if value is None:
         return ""
-    text = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-    unit = _UNITS.get(key.rpartition("_")[2])
-    return f"{text} {unit}" if unit else text
+    if isinstance(value, int | float) and (written := _UNITS.get(key.rpartition("_")[2])):
+        return written(value)
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _rates(link: Values) -> str:
     """One rate, or the range from the slowest to the fastest link."""
-    fastest = f" to {link['fastest_GBps']:g}" if "fastest_GBps" in link else ""
-    return f"{link['capacity_GBps']:g}{fastest} GB/s"
+    ends = [link[key] for key in ("capacity_GBps", "fastest_GBps") if key in link]
+    return " to ".join(_UNITS["GBps"](rate) for rate in ends)
 
 
 def print_predicted_trace(predicted: Values) -> None:
@@ -251,27 +259,25 @@ def print_predicted_trace(predicted: Values) -> None:
     if fitted:
         fit = f"{format_time(predicted['op_overhead_s'])} per call, latencies x {predicted['latency_factor']:.4g}"
         lines.insert(0, ("fitted to all", fit))
-    print_table(key_value_table(predicted["cluster"], lines))
+    print_facts(predicted["cluster"], lines)
 
 
 def print_trace(described: Values) -> None:
     """Print a trace's numbers, then its ops."""
     step = described["step_time_s"]
+    spread = f"median {format_time(step['median'])}, {format_time(step['min'])} to {format_time(step['max'])}"
     pairs = [
         ("strategy", strategy_label(described["strategy"])),
-        ("ranks", f"{described['ranks']} ({described['backend']} on {described['device']})"),
+        ("ranks", f"{described['ranks']:,} ({described['backend']} on {described['device']})"),
         ("steps", f"{described['steps']} recorded after {described['warmup_steps']} of warm-up"),
         ("ops", f"{described['ops']:,}"),
-        (
-            "step time",
-            f"median {format_time(step['median'])}, {format_time(step['min'])} to {format_time(step['max'])}",
-        ),
+        ("step time", spread if described["steps"] > 1 else format_time(step["median"])),
         ("bytes sent", f"{format_size(described['bytes_sent_per_rank_per_step'])} per rank and step"),
         ("compute", percent(described["compute_share"])),
         ("exposed communication", percent(described["exposed_comm_share"])),
         ("idle", percent(described["idle_share"])),
     ]
-    print_table(key_value_table(described["name"], pairs))
+    print_facts(described["name"], pairs)
     shown = _longest_ops(described["by_op"])
     columns = ("op", "phase", "kind", "calls", "mean size", "median time", "waiting", "transfer")
     print_table(
@@ -280,7 +286,7 @@ def print_trace(described: Values) -> None:
             [_op_cells(op) for op in shown],
             left=("phase", "kind"),
             folds={"op": 28},
-            drops=("phase", "calls", "waiting"),
+            drops=("phase", "calls", "waiting", "kind", "mean size"),
         )
     )
     if hidden := len(described["by_op"]) - len(shown):

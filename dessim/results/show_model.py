@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dessim.results.tables import key_value_table, print_table, table_of
+from dessim.results.show import print_facts
+from dessim.results.tables import print_table, table_of
 from dessim.units import format_count, format_size
 
 
@@ -22,10 +23,10 @@ def print_model(described: Mapping[str, Any]) -> None:
         ("operators", ", ".join(described["operators"])),
         ("dense weights", format_count(described["dense_weights"])),
         ("samples a worker", f"{described['batch_per_worker']:,}"),
-        ("distinct ids of them", f"{described['distinct_ids_per_worker']:,.0f}"),
+        ("distinct ids a worker", f"{described['distinct_ids_per_worker']:,.0f}"),
         ("strategies", ", ".join(described["strategies"]) or "none"),
     ]
-    print_table(key_value_table(described["name"], pairs))
+    print_facts(described["name"], pairs)
     if not described["each_table"]:
         return
     cells = [

@@ -9,7 +9,7 @@ from typing import Any
 
 from dessim.results.labels import step_bound_label
 from dessim.results.show import print_caveats, print_intervals, print_text
-from dessim.results.style import strategy_label
+from dessim.results.style import family_label, strategy_label
 from dessim.results.tables import FASTEST, TIE, print_table, table_of
 from dessim.units import counted, format_count, format_size, format_time, percent
 
@@ -84,8 +84,8 @@ def _print_ranked(scale: Values) -> None:
 def distinct_plans(scale: Values) -> list[Values]:
     """The fastest plan of each set of strategies, and those that were given."""
 
-    def kind(row: Values) -> tuple[str, str, str, bool]:
-        return _COUNT.sub("", row["strategy"]), row["codecs"], row["source"], bool(row["tables"])
+    def kind(row: Values) -> tuple[str, str, str]:
+        return _COUNT.sub("", row["strategy"]), row["codecs"], row["source"]
 
     first = {kind(row): row for row in reversed(scale["plans"])}
     return [row for row in scale["plans"] if row is first[kind(row)]]
@@ -114,7 +114,7 @@ def _print_owners(tables: Sequence[Values], names: Sequence[str]) -> None:
     for strategy, entries in groups.items():
         shown = "; ".join(entries[:_NAMED])
         more = f"; and {len(entries) - _NAMED:,} more" if len(entries) > _NAMED else ""
-        print_text(f"{strategy}: {shown}{more}")
+        print_text(f"{family_label(strategy)}: {shown}{more}")
 
 
 def _print_facts(scale: Values, best: Values, source: str) -> None:

@@ -92,8 +92,13 @@ def strategy_label(strategy: str) -> str:
 
 
 def _label_of_groups(strategy: str) -> str:
-    """The words for a composed plan: "10 table_wise, 14 row_all_to_all" is "10 table-wise, 14 row AllToAll"."""
+    """The words for a composed plan: "10 table_wise, 14 row_all_to_all" is "10 table-wise, 14 row AllToAll".
+
+    Without the number if all tables have one strategy.
+    """
     groups = [group.split(" ") for group in strategy.split(", ")]
+    if len(groups) == 1:
+        return family_label(groups[0][1])
     return ", ".join(f"{count} {family_label(name)}" for count, name in groups)
 
 

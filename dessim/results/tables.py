@@ -205,12 +205,17 @@ def collective_table(rows: Iterable[Row]) -> FittedTable:
             row["dtype"],
             row["redop"],
             f"{row['time_s'] * 1e6:.2f}",
-            f"{row['algbw_GBps']:.2f}",
-            f"{row['busbw_GBps']:.2f}",
+            _rate_text(row["algbw_GBps"]),
+            _rate_text(row["busbw_GBps"]),
             *(ends if has_intervals else ()),
         )
         table.add_texts(cells)
     return table
+
+
+def _rate_text(rate: float) -> str:
+    """A bandwidth in two decimals, as nccl-tests prints it; below 1 GB/s in four significant digits."""
+    return f"{rate:.2f}" if rate >= 1 else f"{rate:.4g}"
 
 
 def what_if_table(asked: Iterable[tuple[Row, Sequence[Row]]]) -> FittedTable:
@@ -218,7 +223,8 @@ def what_if_table(asked: Iterable[tuple[Row, Sequence[Row]]]) -> FittedTable:
     asked = list(asked)
     has_names = any(row for row, _ in asked)
     columns = (*(("GPUs", "strategy") if has_names else ()), "what if", "step", "samples/s", "speedup")
-    table = FittedTable(columns, Layout(left=("strategy", "what if"), folds={"strategy": 20}))
+    left = ("strategy", "what if")
+    table = FittedTable(columns, Layout(left, folds={"strategy": 20}, drops=("samples/s", "step")))
     for row, changes in asked:
         names = [f"{row['gpus']:,}", strategy_label(row["strategy"])] if has_names else []
         for change in changes:
@@ -250,11 +256,9 @@ def table_of(
     return table
 
 
-def key_value_table(title: str, pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> Table:
+def key_value_table(pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> Table:
     """Names and values, one pair per line; long values fold."""
-    table = Table(
-        title=Text(title) if title else None, box=None, show_header=False, title_justify="left", pad_edge=False
-    )
+    table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from dessim.results.error_bar import interval_text
+from dessim.results.fitted_table import FittedTable
 from dessim.results.labels import bound_label, link_label
 from dessim.results.style import strategy_label
 from dessim.results.tables import table_of
@@ -16,7 +17,7 @@ from dessim.units import format_time, percent
 _BOUNDS_SHOWN = 2
 
 
-def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
+def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> FittedTable:
     """One line per job, in the order of the page."""
     columns = ("job", "strategy", "GPUs", "placement", "arrival", "wait", "end", "steps", "step")
     rows = [

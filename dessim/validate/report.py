@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from dessim.files import write_text
 from dessim.results.rows import data_csv
-from dessim.units import format_time, percent
+from dessim.units import format_size, format_time, percent
 from dessim.validate.outcome import Outcome, Summary, label, summaries
 from dessim.validate.plans import Choice
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_BYTES = re.compile(r"\b(\d+) B\b")
 COLUMNS = ("name", "kind", "split", "predicted_s", "measured_s", "error")
 
 
@@ -24,11 +26,17 @@ def case_table(outcomes: Sequence[Outcome]) -> Table:
     from dessim.results.tables import table_of
 
     rows = [
-        (label(o.split), o.name, format_time(o.predicted_s), format_time(o.measured_s), percent(o.error, signed=True))
+        (
+            label(o.split),
+            _BYTES.sub(lambda size: format_size(float(size[1])), o.name),
+            format_time(o.predicted_s),
+            format_time(o.measured_s),
+            percent(o.error, signed=True),
+        )
         for o in outcomes
     ]
     columns = ("split", "case", "predicted", "measured", "error")
-    return table_of(columns, rows, left=("split", "case"), folds={"case": 20})
+    return table_of(columns, rows, left=("split", "case"), folds={"case": 20}, drops=("split",))
 
 
 def summary_table(outcomes: Sequence[Outcome]) -> Table:
@@ -41,7 +49,7 @@ def summary_table(outcomes: Sequence[Outcome]) -> Table:
         for kind, s in kinds.items()
     ]
     columns = ("split", "kind", "cases", "median error", "95th percentile", "in 80 % interval")
-    return table_of(columns, rows, left=("split", "kind"), drops=("in 80 % interval",))
+    return table_of(columns, rows, left=("split", "kind"), drops=("in 80 % interval", "95th percentile"))
 
 
 def choice_table(choices: Sequence[Choice]) -> Table:
@@ -51,8 +59,10 @@ def choice_table(choices: Sequence[Choice]) -> Table:
     rows = [
         (label(c.split), c.job, c.best, percent(c.regret, signed=True), f"{c.rank_correlation:.2f}") for c in choices
     ]
-    columns = ("split", "job", "fastest plan", "the planner's takes", "rank correlation")
-    return table_of(columns, rows, left=("split", "job", "fastest plan"))
+    columns = ("split", "job", "fastest plan", "planner's slower by", "rank correlation")
+    left = ("split", "job", "fastest plan")
+    folds = {"job": 20, "fastest plan": 20}
+    return table_of(columns, rows, left=left, folds=folds, drops=("rank correlation", "split"))
 
 
 def write_csv(path: Path, outcomes: Sequence[Outcome]) -> None:

@@ -19,6 +19,7 @@ from dessim.collectives.choose import Floor
 from dessim.collectives.closed_forms import bus_bandwidth, pairwise_time, ring_time
 from dessim.commands.collective import CollectiveRequest, run_collective, time_collective
 from dessim.errors import CapacityError, SimulationError, UsageError
+from dessim.results.labels import bound_label
 from dessim.sim.fluid.model import layout_of
 from dessim.sim.fluid.route_cache import RouteCache
 from dessim.trace.schema import Collective
@@ -185,7 +186,13 @@ def test_the_command_runs_every_op_and_reports_the_cost(arguments: tuple[str, ..
     ]
     assert set(keys) <= set(row) and row["op"] == arguments[0] and row["time_s"] > 0
     text = CliRunner().invoke(app, ["collective", *arguments, *where]).stdout
-    assert "simulated with" in text and "link colour" in text
+    assert text.splitlines()[-1] == f"{row['algorithm']}, bound by {bound_label(row['bound_by'])}"
+
+
+def test_each_of_several_sizes_has_its_algorithm() -> None:
+    where = ("--cluster", "lab/switch_8", "--gpus", "8", "--size", "64KiB,1MiB")
+    lines = CliRunner().invoke(app, ["collective", "all_reduce", *where]).stdout.splitlines()
+    assert lines[-2:] == ["65536 B: gloo, bound by NIC, sending", "1048576 B: gloo, bound by NIC, sending"]
 
 
 def test_the_command_refuses_dims_that_do_not_fit() -> None:

@@ -11,7 +11,7 @@ from dessim.cli.app import app
 from dessim.cluster.exporters.graphml import graphml_text
 from dessim.cluster.load import load_topology
 from dessim.cluster.spec.direct_fabrics import GraphTable
-from dessim.commands.topo_diff import Difference, run_diff
+from dessim.commands.topo_diff import Difference, run_diff, shown
 from tests.cluster.changed_copy import changed
 
 
@@ -63,6 +63,22 @@ def test_graphs_are_compared_by_their_links(tmp_path: Path) -> None:
     cable = "x 25 GB/s, 100 ns, efficiency 0.96"
     assert (line.key, line.a, line.b) == ("fabric.links.east-spine0 <-> east0", f"8 {cable}", f"7 {cable}")
     assert {line.key for line in found} - rooms <= {line.key, "oversubscription", "bisection_GBps"}
+
+
+def test_people_read_units_and_no_more_digits_than_they_need() -> None:
+    lines = [
+        *(Difference("bisection_GBps", "24576", "0.02391"), Difference("fabric.rail_aware", "True", "-")),
+        *(Difference("gpus", "1024", "13824"), Difference("oversubscription", "1", "1.11111111")),
+        *(Difference("node.nic", "connectx-7", "-"), Difference("oversubscription", "0.380952381", "0.380952390")),
+    ]
+    assert list(map(shown, lines)) == [
+        ("bisection", "24.58 TB/s", "23.91 MB/s"),
+        ("fabric.rail_aware", "yes", "-"),
+        ("gpus", "1,024", "13,824"),
+        ("oversubscription", "1", "1.111"),
+        ("node.nic", "connectx-7", "-"),
+        ("oversubscription", "0.380952381", "0.380952390"),
+    ]
 
 
 def test_exit_codes() -> None:

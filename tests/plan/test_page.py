@@ -14,7 +14,7 @@ from dessim.plan.scales import PlanRequest, run_plan
 from dessim.results.pages.plan import answer, plan_page
 from dessim.results.pages.render import render, write_page
 from dessim.results.plan_figure import plan_figures, ranks
-from dessim.results.show_plan import chosen_scale, distinct_plans, print_plan
+from dessim.results.show_plan import chosen_scale, distinct_plans, plan_label, print_plan
 from dessim.workload.scale import Job
 from tests.plan.small import BATCH, TABLES, cluster, model_of
 from tests.results.test_report import Page
@@ -104,8 +104,10 @@ def test_one_plan_of_each_set_of_strategies_is_shown(result: dict[str, Any]) -> 
     row = {"tables": [1], "source": "", "codecs": "", "step_time_s": 1.0}
     names = ["4 table_wise, 2 row_wise", "2 row_wise, 9 row_all_to_all", "3 table_wise, 3 row_wise", "6 table_wise"]
     plans = [{**row, "strategy": name} for name in names]
+    alone = {**row, "strategy": "table_wise", "tables": []}
     given = {**plans[2], "source": "theirs.json"}
-    assert distinct_plans({"plans": [*plans, given]}) == [plans[0], plans[1], plans[3], given]
+    assert distinct_plans({"plans": [*plans, alone, given]}) == [plans[0], plans[1], plans[3], given]
+    assert plan_label(plans[3]) == plan_label(alone) == "table-wise"
     shown = distinct_plans(result["scales"][0])
     assert shown[0] is result["scales"][0]["plans"][0] and len(shown) < len(result["scales"][0]["plans"])
 

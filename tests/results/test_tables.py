@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from dessim.results import tables
 from dessim.results.fitted_table import FittedTable, Layout
+from dessim.results.show import print_facts, print_text
 from tests.results.sample import projection
 
 ROWS = projection()
@@ -57,6 +59,11 @@ def test_nccl_tests_columns():
     assert ["67108864", "16777216", "float", "sum", "2345.60", "28.61", "50.07"] in lines
 
 
+def test_low_bandwidths_keep_four_significant_digits():
+    text = printed(tables.collective_table([{**COLLECTIVES[0], "algbw_GBps": 0.00336093, "busbw_GBps": 0.9999}]))
+    assert text.split()[-2:] == ["0.003361", "0.9999"]
+
+
 def test_no_color_is_respected_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "200")
@@ -66,8 +73,9 @@ def test_no_color_is_respected_on_a_terminal(monkeypatch):
     assert "\x1b[3" not in printed(tables.projection_table(ROWS), Terminal())
 
 
-def test_markup_in_names_is_text():
-    text = printed(tables.key_value_table("[bold]title", {"[red]a": "[/x]", ":smile:": 3}))
+def test_markup_in_names_is_text(capsys):
+    print_facts("[bold]title", [("[red]a", "[/x]"), (":smile:", 3)])
+    text = capsys.readouterr().out
     assert "[bold]title" in text and "[red]a" in text and "[/x]" in text and ":smile:" in text
     assert "[link=x]" in printed(tables.table_of(["name"], [["[link=x]"]]))
 
@@ -124,6 +132,24 @@ def test_a_table_that_fits_is_left_alone():
 def test_texts_fold_before_columns_are_left_out():
     text = fitted(66, Layout(folds={"name": 10}, drops=("third",)))
     assert "3" * 12 in text and "not shown" not in text and "a text of seven words to be folded" not in text
+
+
+def test_a_mark_a_unit_and_a_counted_thing_stay_beside_their_words():
+    table = FittedTable(("strategy", "bound by"), Layout(folds={"strategy": 10, "bound by": 10}))
+    table.add_texts(("row AllToAll *", "uplinks of leaves 61 %"))
+    table.add_texts(("1 table-wise, 9 column-wise", "61 ms"))
+    out = io.StringIO()
+    Console(file=out, width=32).print(table)
+    lines = [re.split("  +", line.strip()) for line in out.getvalue().splitlines()]
+    assert ["row", "uplinks of"] in lines and ["AllToAll *", "leaves 61 %"] in lines
+    assert ["1 table-wise,", "61 ms"] in lines and ["9 column-wise"] in lines
+
+
+def test_a_sign_starts_or_ends_no_line(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    print_text("within intervals: 85 % * fastest")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["within intervals:", "  85 % * fastest"]
 
 
 def test_columns_are_left_out_in_order_and_named():

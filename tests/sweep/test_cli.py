@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from dessim.results.show_sweep import print_fastest
 from dessim.sweep.tables import is_ok, read_results
+from dessim.units import format_count
 from tests.results.test_pages import Tables
 from tests.sweep.small import write_study
 from tests.test_cli import refused, run
@@ -40,6 +43,29 @@ def test_a_misfit_is_a_result(swept: Path) -> None:
     rows = (swept / "out" / "results.csv").read_text().splitlines()
     misfits = [row for row in rows if ",does_not_fit," in row]
     assert len(misfits) == 4 and all("does not fit: a GPU needs" in row for row in misfits)
+
+
+def test_the_fastest_points_are_printed(swept: Path) -> None:
+    code, out, _ = run("sweep", str(swept / "study.toml"), "-o", str(swept / "out"))
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0 and out.splitlines()[2] == "fastest point of each cluster and number of GPUs:"
+    assert lines[3] == ["cluster", "strategy", "GPUs", "step", "samples/s"]
+    rows = [row for row in read_results(swept / "out")[1] if is_ok(row)]
+    for line, (cluster, gpus) in zip(lines[5:], product(("dgx1-v100_16", "slow"), (8, 16)), strict=False):
+        best = max(row["samples_per_s"] for row in rows if (row["cluster"], row["gpus"]) == (cluster, gpus))
+        assert (line[0], line[-5]) == (cluster, str(gpus))
+        assert " ".join(line[-2:]) == format_count(best)
+    assert lines[9] == [str(swept / "out" / "results.csv")]
+
+
+def test_only_the_first_of_many_fastest_points_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"model": "fm", "cluster": "c", "strategy": "ps_async", "step_time_s": 1.0, "samples_per_s": 8.0}
+    bound = {**row, "gpus": 1, "samples_per_s": 9.0, "lower_bound": "true", "strategy": "mesh"}
+    several = [{**row, "gpus": 2**n, "batch_per_gpu": n} for n in range(7)]
+    print_fastest(["cluster", "gpus", "strategy", "batch_per_gpu"], [bound, *several])
+    out = capsys.readouterr().out
+    assert "GPUs, the first 5 of 7:" in out and len(out.splitlines()) == 8
+    assert "samples a GPU" in out and "mesh" not in out
 
 
 def test_tables_are_read_as_they_were_written(swept: Path) -> None:

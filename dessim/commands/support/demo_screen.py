@@ -59,7 +59,7 @@ def print_summary(out: Path, result: Mapping[str, Any]) -> None:
         ("step, predicted", _with_interval(result)),
         ("step, measured", f"{format_time(result['measured_step_s'])} (error {error})"),
     ]
-    print_table(key_value_table("", pairs))
+    print_table(key_value_table(pairs))
     batch = f"{result['projection_batch_per_gpu']:,} samples a GPU"
     print(f"\nThe recorded job on {result['projection_cluster']}, {batch}:")
     print_projection(result["projection"])

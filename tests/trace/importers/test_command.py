@@ -18,7 +18,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 def test_other_commands_accept_imported_traces(tmp_path):
     files, out = write(tmp_path, [nccl(0, False), nccl(1, False)], packed=True), tmp_path / "job.trace"
     code, text, _ = run("trace", "import", *files, "-o", out)
-    assert code == 0 and "2 ranks (nccl on Tesla V100-SXM2-32GB), 1 steps, 6 ops" in text
+    assert code == 0 and "2 ranks (nccl on Tesla V100-SXM2-32GB), 1 step, 6 ops" in text
     assert "lacking: groups are not recorded" in text
     assert run("trace", "check", out)[0] == 0
     code, text, _ = run("trace", "info", out)

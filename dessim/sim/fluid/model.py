@@ -168,8 +168,6 @@ class FluidNetwork:
         if transport.op_overhead > 0 and call is None:
             yield env.timeout(transport.op_overhead)
             parts[LATENCY] = transport.op_overhead
-        last: Flows | None = None
-        carried = np.zeros(len(self.cluster.links.kinds))
         even: Iterable[_RoutedStage] = ()
         if nccl_stage is not None:
             even = self._routed(group, nccl_stage, progress)
@@ -177,16 +175,7 @@ class FluidNetwork:
             even = self._stages(op, algorithm, options, group=group, size=size, sizes=sizes, progress=progress)
         more = self._excess(group, loads, progress) if loads is not None else ()
         stages: Iterable[_RoutedStage] = chain(even, more)
-        for stage in stages if call is None else map(_without_latency, stages):
-            self._count(stage)
-            carried += stage.flows.bytes_by_kind * (stage.scale * stage.repeat)
-            began = env.now
-            last = stage.flows
-            took = yield self.fabric.transfer(stage.flows, stage.scale, stage.repeat)
-            add_parts(parts, took)
-            if stage.burst is not None:
-                self.counters.burst(stage.flows.links, began, env.now, stage.burst)
-                carried += stage.burst
+        last, carried = yield from self._transfer(stages if call is None else map(_without_latency, stages), parts)
         if call is not None:
             algorithm = call.name
             waiting = max(call.end(env.now - moving_since) - (env.now - moving_since), 0.0)
@@ -201,6 +190,27 @@ class FluidNetwork:
         if env.now <= moving_since:
             raise SimulationError(f"{op} of {size:g} B over {group!r} took no time; a link or overhead must cost some")
         return Outcome(algorithm, moving_since, parts, carried)
+
+    def _transfer(
+        self, stages: Iterable[_RoutedStage], parts: dict[str, float]
+    ) -> Generator[simpy.Event, Parts, tuple[Flows | None, Floats]]:
+        """A process: drain one stage after the other, and add its seconds per bottleneck to `parts`.
+
+        Returns the flows of the last stage, if there is one, and the bytes carried by each link class [link classes].
+        """
+        last: Flows | None = None
+        carried = np.zeros(len(self.cluster.links.kinds))
+        for stage in stages:
+            self._count(stage)
+            carried += stage.flows.bytes_by_kind * (stage.scale * stage.repeat)
+            began = self.fabric.env.now
+            last = stage.flows
+            took = yield self.fabric.transfer(stage.flows, stage.scale, stage.repeat)
+            add_parts(parts, took)
+            if stage.burst is not None:
+                self.counters.burst(stage.flows.links, began, self.fabric.env.now, stage.burst)
+                carried += stage.burst
+        return last, carried
 
     def _collective(self, rendezvous: Rendezvous, job: CollectiveObserver) -> Generator[simpy.Event, object, None]:
         task = rendezvous.task

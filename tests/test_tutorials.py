@@ -92,8 +92,8 @@ def same(new: str, old: str, measured: bool) -> bool:
 
 
 def _form(line: str) -> str:
-    """A line without its numbers, their signs and units of time, and the widths of columns."""
-    return " ".join(re.sub(r"[+−]?#( [num]?s\b)?", "#", words(line)).split())
+    """A line without its numbers, their signs, units of time and thousands, and the widths of columns."""
+    return " ".join(re.sub(r"[+−]?#( ([num]?s|[kMG])\b)?", "#", words(line)).split())
 
 
 def assert_shown(command: Command, printed: str) -> None:

@@ -16,6 +16,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(likely)}? " if likely else ""
 
 
+def choose_from(name: str, known: Iterable[str]) -> str:
+    """`did you mean X? choose from X, Y`, for a `name` that is not among the `known` ones."""
+    names = list(known)
+    return f"{did_you_mean(name, names)}choose from {', '.join(names)}"
+
+
 def like(name: str, known: Iterable[str]) -> list[str]:
     """The `known` name that is spelled almost as `name` is, or else up to three that begin as it does.
 

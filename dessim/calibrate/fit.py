@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from dessim.arrays import Floats
+from dessim.arrays import Floats, significant
 from dessim.calibrate.bench import Bench, BenchResult
 from dessim.calibrate.spreads import LeftOut, halves, spread_between_servers, toml_of
 from dessim.cluster.spread import Spread
@@ -187,6 +187,6 @@ def nonnegative(a: Floats, b: Floats) -> Floats:
             # Proportional columns fit equally well, alone or together; the first is kept.
             if (x >= 0).all() and error < best_error - negligible:
                 best = np.zeros(n_columns)
-                best[list(columns)] = [float(f"{value:.9g}") for value in x]
+                best[list(columns)] = [significant(float(value)) for value in x]
                 best_error = error
     return best

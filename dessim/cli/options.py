@@ -13,7 +13,7 @@ from dessim.cli.output import to_draw, to_load, to_plot, to_read, to_write
 from dessim.errors import DessimError, UnitError, UsageError
 from dessim.trace.schema import COLLECTIVES
 from dessim.units import parse_size
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from
 
 if TYPE_CHECKING:
     from dessim.results.pages.earlier import Earlier
@@ -39,8 +39,7 @@ class Fold(StrEnum):
 def operation(text: str) -> str:
     """The name of a collective. An argument of an enum's type would put all names into one overlong line of --help."""
     if text not in COLLECTIVES:
-        hint = did_you_mean(text, COLLECTIVES)
-        raise typer.BadParameter(f"{text!r} is no collective; {hint}choose from {', '.join(COLLECTIVES)}.")
+        raise typer.BadParameter(f"{text!r} is no collective; {choose_from(text, COLLECTIVES)}.")
     return text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dessim.arrays import significant
 from dessim.cluster.fabrics import direct
 from dessim.cluster.graph import Cluster
 from dessim.cluster.links import IntArray
@@ -33,6 +34,7 @@ def describe(cluster: Cluster) -> dict[str, Any]:
     links = cluster.links
     kinds = [_describe_kind(cluster, kind) for kind in cluster.wiring.kinds]
     bisection = _bisection(cluster)
+    gpus_in_half = max(1, cluster.n_gpus // 2)
     common = {key: value if all(kind[key] == value for kind in kinds) else None for key, value in kinds[0].items()}
     return {
         "name": cluster.name,
@@ -47,9 +49,9 @@ def describe(cluster: Cluster) -> dict[str, Any]:
         "transport": cluster.transport.name,
         "switches": {layer.kind: layer.count for layer in links.layers if layer.kind in _SWITCH_LAYERS},
         "links": {kind: _describe_links(cluster, kind) for kind in links.kinds},
-        "oversubscription": _round(_oversubscription(cluster)),
-        "bisection_GBps": None if bisection is None else _round(bisection / 1e9),
-        "bisection_per_gpu_GBps": None if bisection is None else _round(bisection / 1e9 / max(1, cluster.n_gpus // 2)),
+        "oversubscription": significant(_oversubscription(cluster)),
+        "bisection_GBps": None if bisection is None else significant(bisection / 1e9),
+        "bisection_per_gpu_GBps": None if bisection is None else significant(bisection / 1e9 / gpus_in_half),
     }
 
 
@@ -61,7 +63,7 @@ def _describe_kind(cluster: Cluster, kind: NodeLinks) -> dict[str, Any]:
         "gpus_per_node": node.gpus,
         "nics_per_node": node.nics,
         "gpu": gpu.name,
-        "gpu_memory_GiB": _round(gpu.memory / 2**30),
+        "gpu_memory_GiB": significant(gpu.memory / 2**30),
         "nic": node.nic.name,
     }
 
@@ -74,11 +76,11 @@ def _describe_links(cluster: Cluster, kind: str) -> dict[str, Any]:
     fastest = float(links.capacity[members].max())
     facts: dict[str, Any] = {
         "count": len(members),
-        "capacity_GBps": _round(slowest / 1e9),
-        "latency_us": _round(links.latency[members].max() * 1e6),
+        "capacity_GBps": significant(slowest / 1e9),
+        "latency_us": significant(links.latency[members].max() * 1e6),
     }
     if fastest > slowest:
-        facts["fastest_GBps"] = _round(fastest / 1e9)
+        facts["fastest_GBps"] = significant(fastest / 1e9)
     return facts
 
 
@@ -180,8 +182,3 @@ def _oversubscription(cluster: Cluster) -> float:
     leaves = np.bincount(built.src[fabric_links], built.capacity[fabric_links], minlength=built.n_vertices)
     both = (enters > 0) & (leaves > 0)
     return max(ratio, float((enters[both] / leaves[both]).max(initial=0.0)))
-
-
-def _round(value: float) -> float:
-    """Nine significant digits: enough for any rate, short enough to read."""
-    return float(f"{value:.9g}")

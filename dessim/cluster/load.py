@@ -21,7 +21,7 @@ from dessim.cluster.spec.topology_file import TopologyFile, problems
 from dessim.cluster.wiring import add_wiring
 from dessim.errors import ClusterError, UsageError
 from dessim.files import parse_toml, read_text
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from, did_you_mean
 
 MAX_FILE_BYTES = 1 << 20
 """No topology file is this large; a larger file was given by mistake."""
@@ -86,8 +86,7 @@ def load_device(name: str) -> Gpu:
         return _load_device_file(Path(name))
     devices = load_catalogue()["gpu"]
     if name not in devices:
-        hint = did_you_mean(name, devices)
-        raise UsageError(f"device {name!r} is unknown; {hint}choose from {', '.join(devices)}; or give a .toml file")
+        raise UsageError(f"device {name!r} is unknown; {choose_from(name, devices)}; or give a .toml file")
     return GpuTable.model_validate({"name": name, **devices[name]}).build()
 
 

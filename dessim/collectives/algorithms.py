@@ -64,7 +64,7 @@ from dessim.collectives.torus import (
 from dessim.collectives.tree import double_tree_all_reduce, double_tree_broadcast, double_tree_reduce
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from
 
 # Up to these numbers of ranks `auto` considers an algorithm; beyond them its simulation takes too long.
 DIRECT_LIMIT = 1024  # n**2 messages in one stage, which fill the memory
@@ -223,8 +223,7 @@ def require_algorithm(op: Collective, algorithm: str) -> None:
     """Raise UsageError for a name that is no algorithm of `op`."""
     if algorithm not in _table(op):
         names = ["auto", *_table(op)]
-        hint = did_you_mean(algorithm, names)
-        raise UsageError(f"--algorithm: no algorithm {algorithm!r} for {op}; {hint}choose from {', '.join(names)}")
+        raise UsageError(f"--algorithm: no algorithm {algorithm!r} for {op}; {choose_from(algorithm, names)}")
 
 
 def schedule(

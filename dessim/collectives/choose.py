@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dessim.arrays import Floats, Ints
+from dessim.arrays import Floats, Ints, significant
 from dessim.cluster import Cluster
 from dessim.collectives.schedule import Stage
 
@@ -38,7 +38,7 @@ def fastest(
     if len(candidates) == 1:
         return candidates[0]
     floors = [[stage.repeat * floor(stage) for stage in stages(candidate)] for candidate in candidates]
-    order = sorted(range(len(candidates)), key=lambda number: (_rounded(sum(floors[number])), len(floors[number])))
+    order = sorted(range(len(candidates)), key=lambda number: (significant(sum(floors[number])), len(floors[number])))
     best = math.inf
     winner = candidates[0]
     for number in order:
@@ -54,11 +54,6 @@ def fastest(
                 best = priced
                 winner = candidates[number]
     return winner
-
-
-def _rounded(seconds: float) -> float:
-    """`seconds` to nine digits, in which equal sums agree."""
-    return float(f"{seconds:.9g}")
 
 
 class Floor:

@@ -36,7 +36,7 @@ from dessim.results.pages.demo import fastest_row, write_report
 from dessim.results.tables import write_projection_csv
 from dessim.results.timeline import write_timeline
 from dessim.trace.io import Trace, load_trace
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from, did_you_mean
 from dessim.workload.model import load_model
 from dessim.workload.scale import Job
 from dessim.workload.strategies import STRATEGIES as PLANS
@@ -125,9 +125,8 @@ def _check_request(request: DemoRequest) -> None:
     if importlib.util.find_spec("torch") is None:
         raise UsageError("the demo trains for real and needs torch: pip install 'dessim[train]'")
     if request.strategy not in TRACEABLE:
-        choices = ", ".join(TRACEABLE)
-        hint = did_you_mean(request.strategy, TRACEABLE)
-        raise UsageError(f"--strategy {request.strategy!r}: the demo records a trace; {hint}choose from {choices}")
+        choice = choose_from(request.strategy, TRACEABLE)
+        raise UsageError(f"--strategy {request.strategy!r}: the demo records a trace; {choice}")
     if request.data not in _SOURCES and not Path(request.data).exists():
         hint = did_you_mean(request.data, _SOURCES)
         raise UsageError(f"--data {request.data}: {hint}write {', '.join(_SOURCES)}, or the path of a file")

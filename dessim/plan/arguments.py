@@ -15,7 +15,7 @@ from dessim.plan.pinned import load_pinned
 from dessim.plan.prices import load_prices
 from dessim.plan.scales import PlanRequest
 from dessim.sim.engine import NetworkName
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from
 from dessim.workload.composed import SPILT
 from dessim.workload.scale import Job
 from dessim.workload.torchrec_plan import EXPRESSIBLE
@@ -95,8 +95,7 @@ class PlanArguments(Plain):
         """The strategies that tables may have. Raises UsageError for an unknown one, and if none is left."""
         for name in self.without:
             if name not in STRATEGIES:
-                hint = did_you_mean(name, STRATEGIES)
-                raise UsageError(f"--without {name}: {hint}choose from {', '.join(STRATEGIES)}")
+                raise UsageError(f"--without {name}: {choose_from(name, STRATEGIES)}")
         left = tuple(name for name in STRATEGIES if name not in self.without)
         if not set(left) - {SPILT}:
             raise UsageError(f"--without {','.join(self.without)}: leaves no strategy for tables")

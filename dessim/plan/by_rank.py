@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dessim.arrays import Floats
+from dessim.arrays import Floats, significant
 from dessim.cluster import Gpu
 from dessim.commands.support.guard import worker_bytes
 from dessim.commands.support.step import durations_of
@@ -40,12 +40,8 @@ class ByRank:
         return {name: [float(load.min()), float(load.max())] for name, load in self._loads().items()}
 
     def to_json(self) -> dict[str, Any]:
-        loads = {name: [_rounded(value) for value in load.tolist()] for name, load in self._loads().items()}
+        loads = {name: [significant(value, _DIGITS) for value in load.tolist()] for name, load in self._loads().items()}
         return {**loads, "capacity_bytes": self.capacity_bytes}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
 
 
 def load_by_rank(job: Job, gpu: Gpu, plan: Plan, symbols: Mapping[str, float]) -> ByRank:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dessim.arrays import significant
 from dessim.cluster import Cluster
 from dessim.commands.project import Row, run_projection
 from dessim.commands.support.project_request import ProjectRequest
@@ -16,7 +17,7 @@ from dessim.commands.support.projection import Misfit, Projection
 from dessim.errors import CapacityError, UsageError
 from dessim.plan.loads import STRATEGIES as STRATEGIES_OF_TABLES
 from dessim.plan.loads import Choice, Loads
-from dessim.plan.place import Placed, rounded
+from dessim.plan.place import Placed
 from dessim.plan.refine import refine
 from dessim.sim.engine import NetworkName
 from dessim.sim.fluid.route_cache import RouteCache
@@ -153,7 +154,7 @@ def simulate(
 
 def step_of(candidate: Candidate) -> float:
     """Seconds of a candidate's step, to nine digits."""
-    return rounded(candidate.row.breakdown.step_time_s)
+    return significant(candidate.row.breakdown.step_time_s)
 
 
 def recoded(problem: PlanProblem, candidate: Candidate, codecs: CodecConfig) -> Candidate | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dessim.arrays import Bools, Floats, Ints
+from dessim.arrays import Bools, Floats, Ints, significant
 from dessim.plan.loads import MEMORY, STAGES, Choice, Loads
 from dessim.workload.composed import ON_SERVERS, TablePlan, placement_of
 from dessim.workload.plan import Placement
@@ -43,11 +43,6 @@ class _Shards:
 
     table: Ints
     load: Floats
-
-
-def rounded(seconds: float) -> float:
-    """Seconds to nine digits: the last bits must not decide between equal plans."""
-    return float(f"{seconds:.9g}")
 
 
 def place(loads: Loads, choices: Sequence[Choice], widths: Sequence[int], nodes: Ints) -> Placed | None:
@@ -115,7 +110,7 @@ def split_further(
                     tried.append((placed, table, choice))
         if not tried:
             break
-        placed, table, choice = min(tried, key=lambda entry: (rounded(entry[0].seconds), entry[1]))
+        placed, table, choice = min(tried, key=lambda entry: (significant(entry[0].seconds), entry[1]))
         if placed.seconds >= best.seconds * (1 - 1e-6):
             break
         best = placed
@@ -126,7 +121,7 @@ def split_further(
 def _weight(loads: Loads, choice: Choice, table: int) -> float:
     """Seconds of one shard of a table, to nine digits."""
     load = loads.by_choice[choice][table]
-    return 0.0 if load is None else rounded(float(load.owned[:2].sum()))
+    return 0.0 if load is None else significant(float(load.owned[:2].sum()))
 
 
 def estimate(loads: Loads, choices: Sequence[Choice], placed: Floats) -> float:
@@ -194,7 +189,7 @@ def _on_servers(loads: Loads, choices: Sequence[Choice], room: Floats) -> tuple[
         if not fits.any():
             return None
         seconds = np.where(fits, after[:, :2].sum(axis=1), np.inf)
-        first = server * int(np.argmin([rounded(of_server) for of_server in seconds.tolist()]))
+        first = server * int(np.argmin([significant(of_server) for of_server in seconds.tolist()]))
         total[first : first + server] += load.owned
         first_workers[table] = first
     return first_workers, total

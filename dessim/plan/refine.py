@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from dessim.arrays import Ints
+from dessim.arrays import Ints, significant
 from dessim.plan.choose import allowed
 from dessim.plan.limits import MAX_TABLES_IN_FULL
 from dessim.plan.loads import Choice, Loads
-from dessim.plan.place import Placed, place, rounded
+from dessim.plan.place import Placed, place
 from dessim.workload.composed import TablePlan
 
 _ROUNDS = 4
@@ -77,10 +77,10 @@ def _from(
                 placed = place(loads, new, widths, nodes) if choice != choices[table] else None
                 if placed is not None and placed.tables not in known:
                     changed.setdefault(placed.tables, (placed, new))
-        best = sorted(changed.values(), key=lambda pair: rounded(pair[0].seconds))[:_SIMULATED]
+        best = sorted(changed.values(), key=lambda pair: significant(pair[0].seconds))[:_SIMULATED]
         steps = simulate([placed for placed, _ in best])
         known |= steps
-        better = min(steps, key=lambda tables: rounded(steps[tables]), default=None)
+        better = min(steps, key=lambda tables: significant(steps[tables]), default=None)
         if better is None or steps[better] >= step_s * (1 - _GAIN):
             return
         step_s = steps[better]

@@ -13,6 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
+from dessim.arrays import significant
 from dessim.cluster import Cluster, Gpu
 from dessim.errors import CapacityError
 from dessim.plan.by_rank import ByRank, load_by_rank
@@ -21,7 +22,7 @@ from dessim.plan.candidates import Candidate, PlanProblem, order, refined, settl
 from dessim.plan.choose import Chosen, choose
 from dessim.plan.limits import MAX_GPUS_BY_RANK, MAX_TABLES_IN_FULL
 from dessim.plan.loads import Loads, loads_of
-from dessim.plan.place import Placed, place, rounded, split_further
+from dessim.plan.place import Placed, place, split_further
 from dessim.plan.rates import simulated_rates
 from dessim.plan.replicated import in_replicas
 from dessim.plan.unfit import spill_advice, too_large
@@ -131,7 +132,7 @@ def _finalists(placed: Sequence[Placed]) -> list[Placed]:
 
     Plans of many kinds are simulated, since the estimate compares plans of one kind better than those of several.
     """
-    ordered = sorted(placed, key=lambda one: rounded(one.seconds))
+    ordered = sorted(placed, key=lambda one: significant(one.seconds))
     of_sets: dict[frozenset[tuple[str, bool]], Placed] = {}
     for one in ordered:
         of_sets.setdefault(frozenset((table.family, table.cached_rows > 0) for table in one.tables), one)
@@ -225,7 +226,7 @@ def _candidates(problem: PlanProblem, loads: Loads, progress: Progress) -> tuple
     if not by_tables:
         return None
     movable = [table for table in range(len(widths)) if table not in problem.pinned]
-    for placed, chosen in sorted(may_split, key=lambda pair: rounded(pair[0].seconds))[:_SPLIT_FURTHER]:
+    for placed, chosen in sorted(may_split, key=lambda pair: significant(pair[0].seconds))[:_SPLIT_FURTHER]:
         better = split_further(loads, chosen.choices, placed, widths=widths, nodes=nodes, movable=movable)
         by_tables.setdefault(better.tables, better)
     return best.bound, list(by_tables.values())

@@ -22,8 +22,6 @@ _GAP = 3  # columns between two cells of box.SIMPLE_HEAD; one more at either edg
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _BOUND = re.compile(r" (?=[*%](?!\w))|(?<=\d) (?=[A-Za-z])")
 """A space at which no line ends: before the mark of a row, a per cent sign, or what a number counts."""
-
-
 _SYLLABLES = re.compile(r"[^_./:]*[_./:]+|[^_./:]+")
 
 
@@ -90,12 +88,11 @@ class FittedTable(Table):
 
     def _widths(self, columns: Sequence[Column], available: int) -> list[int]:
         """The width of each column. As far as needed, the widest are narrowed; words break only as a last resort."""
-        natural = [_natural(column) for column in columns]
+        widths = [_natural(column) for column in columns]
         stated = [self._stated(column) for column in columns]
         words = [max(cell_len(word) for text in _texts(column) for word in _words(text)) for column in columns]
         folds = [str(column.header) in self.layout.folds for column in columns]
         at_words = [min(word, most) if fold else most for word, most, fold in zip(words, stated, folds, strict=True)]
-        widths = natural
         for least in (stated, at_words, words, [1] * len(columns)):
             while sum(widths) > available:
                 wider = [n for n, width in enumerate(widths) if width > least[n]]

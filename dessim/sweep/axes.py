@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dessim.arrays import significant
 from dessim.commands.questions.what_if import MAY_BE_ZERO, NAMES
 from dessim.commands.support.server_defaults import AUTO, IDEAL, SERVER_DEVICE
 from dessim.wording import did_you_mean
@@ -228,4 +229,4 @@ def _range(axis: Axis, table: Mapping[str, Any]) -> list[Value]:
     if len(listed) > _MOST_VALUES:
         raise ValueError(f"{count:,} values; at most {_MOST_VALUES:,}")
     # The digits of a user, without what the sum of binary fractions adds to them.
-    return [_value(axis, float(f"{number:.12g}") if isinstance(number, float) else number) for number in listed]
+    return [_value(axis, significant(number, 12) if isinstance(number, float) else number) for number in listed]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dessim.arrays import significant
 from dessim.commands.project import Row, run_projection
 from dessim.commands.support.projection import Projection
 from dessim.errors import CapacityError, DessimError, one_line
@@ -110,4 +111,4 @@ def _by_op(path: tuple[PathOp, ...]) -> dict[str, float]:
 
 
 def _digits(value: Any) -> Any:
-    return float(f"{value:.12g}") if isinstance(value, float) else value
+    return significant(value, 12) if isinstance(value, float) else value

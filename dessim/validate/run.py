@@ -20,7 +20,7 @@ from dessim.validate.outcome import SPLITS, Outcome
 from dessim.validate.plans import run_plans
 from dessim.validate.request import CaseRequest, CaseRunner, OnStatus, ignore_status, read_cases
 from dessim.validate.steps import run_steps
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from
 
 KINDS: dict[str, CaseRunner] = {"collectives": run_collectives, "steps": run_steps, "plans": run_plans}
 """The kinds of cases, in the order of outcomes and of files."""
@@ -81,8 +81,7 @@ def validate(request: ValidationRequest, on_status: OnStatus = ignore_status) ->
 def _check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        hint = did_you_mean(unknown[0], known)
-        raise UsageError(f"{flag}: {unknown[0]!r} is unknown; {hint}choose from {', '.join(known)}")
+        raise UsageError(f"{flag}: {unknown[0]!r} is unknown; {choose_from(unknown[0], known)}")
 
 
 def _fitted(profile: Profile) -> list[Outcome]:

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from dessim.arrays import significant
 from dessim.cluster.exporters.cables import Cable, cables, switches
 from dessim.cluster.graph import Cluster
 from dessim.cluster.node import NodeLinks
@@ -160,10 +161,6 @@ def _component(name: str, count: int, choice: str, description: str = "") -> Tab
 
 
 def _link(name: str, part: Link) -> Table:
-    bandwidth = {"choice": "gigabits_per_second", "gigabits_per_second": _round(part.rate * 8 / 1e9)}
-    latency = {"choice": "ns", "ns": _round(part.latency * 1e9)}
+    bandwidth = {"choice": "gigabits_per_second", "gigabits_per_second": significant(part.rate * 8 / 1e9)}
+    latency = {"choice": "ns", "ns": significant(part.latency * 1e9)}
     return {"name": name, "physical": {"bandwidth": bandwidth, "latency": latency}}
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.9g}")

@@ -12,7 +12,7 @@ from dessim.collectives.nccl.tuner import Candidate, candidates
 from dessim.collectives.timing import Timing
 from dessim.errors import UsageError
 from dessim.trace.schema import Collective
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from
 
 ALGORITHMS = ("ring", "tree", "nvls", "nvls_tree", "collnet", "pat")
 _P2P_OPS = (Collective.ALL_TO_ALL, Collective.SEND_RECV, Collective.GATHER, Collective.SCATTER)
@@ -137,4 +137,4 @@ def protocol_named(name: str) -> Protocol:
         if protocol.name == name:
             return protocol
     names = [protocol.name for protocol in PROTOCOLS]
-    raise UsageError(f"--protocol: no protocol {name!r}; {did_you_mean(name, names)}choose from {', '.join(names)}")
+    raise UsageError(f"--protocol: no protocol {name!r}; {choose_from(name, names)}")

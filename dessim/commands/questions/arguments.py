@@ -28,7 +28,7 @@ from dessim.sim.engine import NetworkName
 from dessim.sim.faults.fault_file import Scenario, load_faults
 from dessim.trace.io import Trace
 from dessim.trace.schema import COLLECTIVES, Collective
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from, did_you_mean
 from dessim.workload.codecs import CodecConfig, parse_codecs
 from dessim.workload.model import Model
 from dessim.workload.plan_file import JobPlan, read_plan
@@ -246,8 +246,7 @@ def named_algorithms(algorithms: Mapping[str, str]) -> dict[Collective, str]:
 def _collective(name: str, what: str) -> Collective:
     """The collective `name`. Raises UsageError, which names `what`."""
     if name not in COLLECTIVES:
-        hint = did_you_mean(name, COLLECTIVES)
-        raise UsageError(f"{what}: no such collective; {hint}choose from {', '.join(COLLECTIVES)}")
+        raise UsageError(f"{what}: no such collective; {choose_from(name, COLLECTIVES)}")
     return Collective(name)
 
 

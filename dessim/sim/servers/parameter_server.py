@@ -30,6 +30,7 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import simpy
 
+from dessim.arrays import significant
 from dessim.cluster import Cluster
 from dessim.cluster.links import IntArray
 from dessim.sim.core.blas import one_blas_thread
@@ -39,7 +40,7 @@ from dessim.sim.fluid.fabric import FlowFabric
 from dessim.sim.fluid.flows import Flows
 from dessim.sim.progress import Progress
 from dessim.sim.servers.folded_routes import open_channels
-from dessim.sim.servers.traffic import Call, Consistency, ServersResult, StepTraffic, twelve_digits
+from dessim.sim.servers.traffic import DIGITS, Call, Consistency, ServersResult, StepTraffic
 from dessim.trace.schema import Kind, Phase
 from dessim.workload.dag import Task
 
@@ -304,7 +305,7 @@ def serve(
         workers,
         servers,
         traffic=traffic.rounded,
-        compute=[twelve_digits(seconds) for seconds in compute],
+        compute=[significant(seconds, DIGITS) for seconds in compute],
         consistency=consistency,
         busiest=busiest.rounded if busiest else None,
         measured=measured,

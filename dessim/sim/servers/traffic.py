@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 
-from dessim.arrays import Ints
+from dessim.arrays import Ints, significant
 from dessim.sim.core.recorder import Record
 
-
-def twelve_digits(value: float) -> float:
-    """`value` without the last bits of its mantissa, which depend on the processor."""
-    return float(f"{value:.12g}")
+DIGITS = 12
+"""Digits of sizes and times with which servers are simulated; the last bits of a float depend on the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class StepTraffic:
     @property
     def rounded(self) -> StepTraffic:
         """The same to twelve digits: the order in which requests arrive may not depend on the processor."""
-        return StepTraffic(*(twelve_digits(value) for value in astuple(self)))
+        return StepTraffic(*(significant(value, DIGITS) for value in astuple(self)))
 
     @property
     def pull(self) -> Call:

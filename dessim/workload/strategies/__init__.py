@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from dessim.errors import UsageError
-from dessim.wording import did_you_mean
+from dessim.wording import choose_from
 from dessim.workload.model import Model
 from dessim.workload.options import Options, parse_options, split_options
 from dessim.workload.plan import Plan
@@ -46,8 +46,7 @@ def spec_of(strategy: str) -> StrategySpec:
     spec = find_spec(strategy)
     if spec is None:
         name, _ = split_options(strategy)
-        hint = did_you_mean(name, STRATEGIES)
-        raise UsageError(f"unknown strategy {name!r}; {hint}choose from {', '.join(STRATEGIES)}")
+        raise UsageError(f"unknown strategy {name!r}; {choose_from(name, STRATEGIES)}")
     return spec
 
 

@@ -68,9 +68,8 @@ def _scores(tables: tuple[TablePlan, ...], model: str, comm: Comm) -> list[float
     return [*losses.tolist(), *strategy.predict(strategy.share(unseen)).tolist()]
 
 
-def _compared(folder: Path, comm: Comm) -> dict[str, object]:
+def _compared(model: str, folder: Path, comm: Comm) -> dict[str, object]:
     """Scores by plan, on a CPU and on an emulated GPU, and whether a run resumes."""
-    model = equal_model(folder)
     found = {name: _scores(tables, model, comm) for name, tables in (("whole", ()), ("alone", ALONE), ("mixed", MIXED))}
     with emulated() as counts:
         found["on GPU"] = _scores(MIXED, model, replace(comm, device=EMULATED))
@@ -94,7 +93,7 @@ def _trace(model: str, path: Path, comm: Comm) -> None:
 def test_they_score_as_whole_tables_do_resume_and_are_traced(tmp_path: Path) -> None:
     rendezvous = tmp_path / "rendezvous"
     rendezvous.mkdir()
-    for of_rank in on_ranks(2, rendezvous, partial(_compared, tmp_path)):
+    for of_rank in on_ranks(2, rendezvous, partial(_compared, equal_model(tmp_path), tmp_path)):
         expected = of_rank["scores"].pop("whole")
         for name, scores in of_rank["scores"].items():
             assert scores == pytest.approx(expected, rel=1e-12), name
